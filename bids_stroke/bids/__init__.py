@@ -1,0 +1,1 @@
+"""The BIDS dataset: which files belong together, and what the outputs are called."""

@@ -1,0 +1,1 @@
+"""The command line: ``argv`` to Config, Config to a run."""

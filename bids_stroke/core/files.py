@@ -1,0 +1,72 @@
+"""Files written whole or not at all, and their checksums."""
+
+import gzip
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+
+@contextmanager
+def atomic_path(final: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``final`` with the same suffix; rename it on success.
+
+    The suffix is kept whole (``.nii.gz``), because nibabel picks its format by it. On an error the
+    temporary file is removed and ``final`` is left as it was.
+    """
+    final = Path(final)
+    stem, dot, suffix = final.name.partition(".")
+    temporary = final.with_name(f"{stem}.tmp-{os.getpid()}{dot}{suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, final)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write UTF-8 text atomically and return the path."""
+    with atomic_path(Path(path)) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return Path(path)
+
+
+def write_json(path: Path, data: Any) -> Path:
+    """Write indented JSON atomically and return the path."""
+    return write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a UTF-8 JSON file."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def save_image(data: np.ndarray, affine: np.ndarray, path: Path, *, dtype: Any) -> Path:
+    """Write a 3-D NIfTI image atomically and return the path.
+
+    ``data`` is [x, y, z], ``affine`` RAS+ in mm. The file gets mm and s as units, sform and qform
+    of the affine with the code for scanner space, no scaling, and a gzip header without a time
+    stamp, so that equal arrays give equal bytes.
+    """
+    image = nib.Nifti1Image(np.ascontiguousarray(data, dtype=dtype), affine)
+    image.header.set_xyzt_units("mm", "sec")
+    image.set_sform(affine, code=1)
+    image.set_qform(affine, code=1)
+    content = image.to_bytes()
+    with atomic_path(Path(path)) as temporary:
+        if temporary.suffix == ".gz":
+            content = gzip.compress(content, compresslevel=5, mtime=0)
+        temporary.write_bytes(content)
+    return Path(path)

@@ -1,0 +1,1 @@
+"""Thin nipype wrappers around pure functions and tools."""

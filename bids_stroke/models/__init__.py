@@ -1,0 +1,1 @@
+"""Model descriptors, weights, prediction and training."""

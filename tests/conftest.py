@@ -1,0 +1,19 @@
+"""Fixtures that every part of the tests shares."""
+
+import os
+
+os.environ.setdefault("NO_ET", "1")
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of real scans, or a skip that says where it was looked for."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("BIDS_STROKE_TEST_DATA", beside))
+    if not folder.is_dir():
+        pytest.skip(f"no real scans at {folder}: set BIDS_STROKE_TEST_DATA to have these tests run")
+    return folder
