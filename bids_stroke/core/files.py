@@ -25,7 +25,7 @@ def atomic_path(final: Path) -> Iterator[Path]:
     temporary = final.with_name(f"{stem}.tmp-{os.getpid()}{dot}{suffix}")
     try:
         yield temporary
-        os.replace(temporary, final)
+        temporary.replace(final)
     finally:
         temporary.unlink(missing_ok=True)
 
