@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
@@ -51,6 +51,11 @@ def write_json(path: Path, data: Any) -> Path:
 def read_json(path: Path) -> Any:
     """Read a UTF-8 JSON file."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def load_image(path: Path | str) -> nib.Nifti1Image:
+    """Open a NIfTI image that this program wrote; its voxels are read when asked for."""
+    return cast(nib.Nifti1Image, nib.load(path))
 
 
 def save_image(data: np.ndarray, affine: np.ndarray, path: Path, *, dtype: Any) -> Path:
