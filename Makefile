@@ -1,0 +1,45 @@
+# One word each. Everything runs in an environment of its own, .venv; nothing else is touched.
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all lint clean
+
+PYTHON ?= python3.11
+ifeq ($(shell command -v $(PYTHON)),)
+PYTHON := python3
+endif
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+DEMO ?= demo
+SOURCES := setup.cfg pyproject.toml constraints.txt
+
+help:  ## what there is
+	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' $(MAKEFILE_LIST)
+
+.venv/pyvenv.cfg:
+	$(PYTHON) -m venv .venv
+
+.venv/installed: .venv/pyvenv.cfg $(SOURCES)
+	$(PIP) torch --editable .
+	@touch $@
+
+.venv/installed-test: .venv/installed
+	$(PIP) --editable '.[test]'
+	@touch $@
+
+demo: .venv/installed  ## write a demonstration dataset with known lesions, find them, compare
+	$(BIN)/bids_stroke-demo $(DEMO)/bids --overwrite
+	$(BIN)/bids_stroke $(DEMO)/bids $(DEMO)/out participant -w $(DEMO)/work
+	$(BIN)/bids_stroke $(DEMO)/bids $(DEMO)/out group -w $(DEMO)/work
+
+test: .venv/installed-test  ## the tests that take minutes
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-all: .venv/installed-test  ## every test, as CI runs them
+	$(BIN)/python -m pytest
+
+lint: .venv/installed-test  ## style, types and layers
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/mypy bids_stroke
+	$(BIN)/lint-imports --config setup.cfg
+
+clean:  ## remove the environment and the demonstration
+	rm -rf .venv $(DEMO)
