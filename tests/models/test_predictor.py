@@ -1,0 +1,115 @@
+"""The predictor against nnU-Net's own, and its behaviour at the edges."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bids_stroke.errors import UnusableData
+from bids_stroke.models import descriptor, predictor
+from tests.tiny_model import write_model
+
+
+def head(shape: tuple[int, int, int] = (30, 36, 28), seed: int = 0) -> dict[str, np.ndarray]:
+    """Two channels with a brain-like ellipsoid of noise, exactly 0 outside."""
+    rng = np.random.default_rng(seed)
+    grid = np.meshgrid(*[np.linspace(-1.2, 1.2, n) for n in shape], indexing="ij")
+    brain = sum(g**2 for g in grid) < 1
+    return {m: np.where(brain, rng.normal(size=shape), 0) for m in ("T1w", "FLAIR")}
+
+
+def stock(path: Path, channels: dict[str, np.ndarray], spacing: tuple[float, ...], mirror: bool):
+    """Probability and segmentation [z, y, x] by nnU-Net's predictor."""
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    peer = nnUNetPredictor(use_mirroring=mirror, device=torch.device("cpu"), allow_tqdm=False)
+    peer.initialize_from_trained_model_folder(str(path.parent / "tiny"), None)
+    stack = np.stack([channels["T1w"], channels["FLAIR"]]).astype(np.float32)
+    segmentation, probability = peer.predict_single_npy_array(
+        stack.transpose(0, 3, 2, 1), {"spacing": list(spacing)[::-1]}, None, None, True
+    )
+    return probability[1], segmentation
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("mirror", [False, True])
+@pytest.mark.parametrize("folds", [1, 2])
+def test_equals_nnunet(tmp_path: Path, mirror: bool, folds: int) -> None:
+    path = write_model(tmp_path, folds=folds)
+    channels, spacing = head(), (1.1, 0.9, 1.6)
+    model = predictor.load(descriptor.load(path))
+    ours = predictor.predict(model, channels, spacing, tta=mirror)
+    theirs, segmentation = stock(path, channels, spacing, mirror)
+    inside = channels["T1w"] != 0
+    # nnU-Net sums in float16: its own error is of this size.
+    assert np.abs(ours - theirs.transpose(2, 1, 0))[inside].max() < 0.01
+    clear = inside & (np.abs(ours - 0.5) > 0.01)
+    assert np.array_equal((ours > 0.5)[clear], segmentation.transpose(2, 1, 0)[clear] == 1)
+    assert np.std(ours[inside]) > 0.01
+
+
+def test_one_window_is_the_plain_network(tmp_path: Path) -> None:
+    path = write_model(tmp_path, patch=32, spacing=1.0)
+    model = predictor.load(descriptor.load(path))
+    image = torch.from_numpy(np.stack(list(head((32, 32, 32)).values()))).float()
+    ours = predictor.logits(model, image, mirror_axes=(), step_size=0.5)
+    with torch.inference_mode():
+        plain = model.network(image[None])[0]
+    assert torch.allclose(ours, plain, atol=1e-5)
+
+
+def test_missing_channel_is_zero(tmp_path: Path) -> None:
+    model = predictor.load(descriptor.load(write_model(tmp_path)))
+    both = head()
+    alone = predictor.predict(model, {"FLAIR": both["FLAIR"]}, (1, 1, 1))
+    filled = predictor.predict(model, {**both, "T1w": np.zeros_like(both["T1w"])}, (1, 1, 1))
+    assert np.array_equal(alone, filled)
+    assert not np.allclose(alone, predictor.predict(model, both, (1, 1, 1)), atol=1e-3)
+
+
+def test_channels_are_matched_by_name(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    one = predictor.load(descriptor.load(write_model(tmp_path / "a")))
+    other = predictor.load(descriptor.load(write_model(tmp_path / "b", channels=("FLAIR", "T1w"))))
+    images = head()
+    swapped = {"T1w": images["FLAIR"], "FLAIR": images["T1w"]}
+    assert np.array_equal(
+        predictor.predict(one, images, (1, 1, 1)), predictor.predict(other, swapped, (1, 1, 1))
+    )
+
+
+def test_windows_without_brain_are_background(tmp_path: Path) -> None:
+    model = predictor.load(descriptor.load(write_model(tmp_path, patch=16, spacing=1.0)))
+    image = torch.zeros((2, 16, 16, 64))
+    image[..., :16] = torch.randn((2, 16, 16, 16), generator=torch.Generator().manual_seed(1))
+    result = predictor.logits(model, image, mirror_axes=(), step_size=1.0)
+    assert torch.equal(result[0, ..., 16:], torch.ones((16, 16, 48)))
+    assert torch.equal(result[1, ..., 16:], torch.zeros((16, 16, 48)))
+
+
+def test_refuses_an_empty_brain(tmp_path: Path) -> None:
+    model = predictor.load(descriptor.load(write_model(tmp_path)))
+    with pytest.raises(UnusableData, match="No brain"):
+        predictor.predict(model, {"T1w": np.zeros((20, 20, 20))}, (1, 1, 1))
+
+
+def test_refuses_a_fold_that_is_not_there(tmp_path: Path) -> None:
+    model = descriptor.load(write_model(tmp_path))
+    with pytest.raises(UnusableData, match="no fold 3"):
+        predictor.load(model, folds=["3"])
+
+
+def test_refuses_plans_that_import_something_else(tmp_path: Path) -> None:
+    model = descriptor.load(write_model(tmp_path))
+    plans = model.model_folder / "plans.json"
+    plans.write_text(plans.read_text().replace("torch.nn.LeakyReLU", "os.system"))
+    with pytest.raises(UnusableData, match=r"os\.system"):
+        predictor.load(model)
+
+
+def test_loads_once_in_a_process(tmp_path: Path) -> None:
+    path = write_model(tmp_path)
+    assert predictor.load_cached(path, (), "cpu") is predictor.load_cached(path, (), "cpu")
