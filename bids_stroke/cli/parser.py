@@ -1,0 +1,484 @@
+"""The command line: ``argv`` to a Config, with nothing heavy imported.
+
+Flags that are not given leave no trace in the parsed namespace, so that they can be told from
+given ones: the order is default < ``--config-file`` < command line.
+"""
+
+import argparse
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bids_stroke import __version__, config
+from bids_stroke.config import Config
+from bids_stroke.errors import InputMissing, UnknownLevel, UsageError
+
+EXAMPLES = """\
+examples:
+  bids_stroke /data/bids /data/out participant
+  bids_stroke /data/bids /data/out participant --participant-label 01 02 --nprocs 8
+  bids_stroke /data/bids /data/out participant --dry-run
+  bids_stroke /data/bids /data/out participant -d masks=/data/brainmasks --device cuda
+  bids_stroke /data/bids /data/out group --reference manual
+
+exit codes: 0 all done; 1 some participants failed; 2 usage; 16 input is not valid BIDS;
+17 unknown analysis level; 18 the filters select nothing; 65 unusable data; 66 input missing;
+73 output can't be created; 74 input/output error; 75 try again (out of memory, out of disk).
+
+For research use only: results are not for diagnosis or treatment.
+"""
+
+FILTER_ENTITIES = {
+    "acq": "acquisition",
+    "ce": "ceagent",
+    "rec": "reconstruction",
+    "mod": "modality",
+    "ses": "session",
+    "dir": "direction",
+    "res": "resolution",
+}
+KNOWN_ENTITIES = frozenset(
+    {"session", "acquisition", "ceagent", "reconstruction", "direction", "run", "modality", "echo"}
+    | {"flip", "inv", "mt", "part", "chunk", "processing", "space", "resolution", "label", "desc"}
+    | {"suffix", "extension"}
+)
+
+
+def parse(argv: Sequence[str] | None = None) -> Config:
+    """Config from the command line.
+
+    Leaves by SystemExit 2 on wrong usage, as argparse does; raises UnknownLevel for an analysis
+    level that does not exist, InputMissing or UsageError for a bad file that a flag names.
+    """
+    given = vars(build_parser().parse_args(argv))
+    config_file = given.pop("config_file", None)
+    table = config.read_table(config_file) if config_file else {}
+    return config.from_table(_complete(_merged(table, given)))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Parser whose destinations are ``section.key`` of the Config."""
+    parser = argparse.ArgumentParser(
+        prog="bids_stroke",
+        description="Find sub-acute and chronic stroke lesions in T1w and FLAIR MRI (a BIDS App).",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    _add_positionals(parser)
+    _add_selection(parser.add_argument_group("which data"))
+    _add_model(parser.add_argument_group("the model"))
+    _add_processing(parser.add_argument_group("processing"))
+    _add_resources(parser.add_argument_group("resources"))
+    _add_modes(parser.add_argument_group("modes and places"))
+    return parser
+
+
+def _add_positionals(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "dataset.bids_dir", metavar="BIDS_DIR", type=Path, help="folder of the BIDS dataset"
+    )
+    parser.add_argument(
+        "dataset.output_dir", metavar="OUTPUT_DIR", type=Path, help="folder for the derivatives"
+    )
+    parser.add_argument(
+        "dataset.level",
+        metavar=f"{{{','.join(config.LEVELS)}}}",
+        type=_level,
+        help="participant: segment each session; group: tables and a page of the whole cohort",
+    )
+    parser.add_argument("--version", action="version", version=f"bids_stroke {__version__}")
+
+
+def _add_selection(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--participant-label",
+        "--participant_label",
+        dest="dataset.participants",
+        metavar="LABEL",
+        nargs="+",
+        type=_label("sub-"),
+        help="participants to take, with or without sub- (default: all)",
+    )
+    group.add_argument(
+        "--session-label",
+        "--session_label",
+        dest="dataset.sessions",
+        metavar="LABEL",
+        nargs="+",
+        type=_label("ses-"),
+        help="sessions to take, with or without ses- (default: all)",
+    )
+    group.add_argument(
+        "--bids-filter-file",
+        dest="dataset.filters",
+        metavar="FILE",
+        type=_filters,
+        help="JSON file that narrows the choice of files by their entities, with the keys t1w, "
+        'flair and mask; for example {"t1w": {"acquisition": "mprage"}, "flair": {"run": [1, 2]}}; '
+        "null asks for files without the entity",
+    )
+    group.add_argument(
+        "-d",
+        "--derivatives",
+        dest="dataset.derivatives",
+        metavar="NAME=PATH",
+        nargs="+",
+        action=_NamedPaths,
+        help="folders of derivatives to use (repeatable): brain masks for the participant level, "
+        "reference lesion masks for the group level; for example -d fmriprep=/data/fmriprep",
+    )
+    group.add_argument(
+        "--bids-database-dir",
+        dest="dataset.database_dir",
+        metavar="DIR",
+        type=Path,
+        help="folder that keeps the index of the dataset, so that the next run starts faster; "
+        "the index is made anew when the dataset has changed",
+    )
+    group.add_argument(
+        "--skip-bids-validation",
+        "--skip_bids_validation",
+        dest="dataset.skip_validation",
+        action="store_true",
+        help="do not check BIDS_DIR before the run",
+    )
+    group.add_argument(
+        "--reference",
+        dest="dataset.reference",
+        metavar="NAME",
+        help="group level: name (of -d, or of a folder in BIDS_DIR/derivatives) of the manual "
+        "masks to compare with (default: found by itself)",
+    )
+
+
+def _add_model(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--model",
+        dest="model.name",
+        metavar="NAME|PATH",
+        help="model to run: its name, its folder or its descriptor (default: auto, the best "
+        "installed one for the images that a session has)",
+    )
+    group.add_argument(
+        "--models-dir",
+        dest="model.models_dir",
+        metavar="DIR",
+        type=Path,
+        help="folder with further models (default: only what comes with the program)",
+    )
+    group.add_argument(
+        "--folds",
+        dest="model.folds",
+        metavar="N",
+        nargs="+",
+        type=_fold,
+        help="folds of the model to average, for example 0 1 2 (default: the model's own)",
+    )
+    group.add_argument(
+        "--tta",
+        dest="model.tta",
+        action=argparse.BooleanOptionalAction,
+        help="average over mirrored images; --no-tta is faster (default: the model's own)",
+    )
+    group.add_argument(
+        "--threshold",
+        dest="model.threshold",
+        metavar="P",
+        type=_number(0, 1, exclusive=True),
+        help="probability from which a voxel is lesion (default: the model's own)",
+    )
+    group.add_argument(
+        "--min-lesion-volume",
+        dest="model.min_lesion_volume",
+        metavar="MM3",
+        type=_number(0),
+        help="smaller lesions are dropped, in mm3 (default: the model's own)",
+    )
+
+
+def _add_processing(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--brain-extraction",
+        dest="processing.brain_extraction",
+        choices=config.BRAIN_EXTRACTION,
+        help="auto: HD-BET where its weights are, else the embedded one; skip: the images are "
+        "brains already; a brain mask given by -d always wins (default: auto)",
+    )
+    group.add_argument(
+        "--hd-bet-weights",
+        dest="processing.hdbet_weights",
+        metavar="PATH",
+        type=Path,
+        help="folder with the weights of HD-BET 2 (nothing is ever downloaded in a run)",
+    )
+    group.add_argument(
+        "--output-spaces",
+        dest="processing.output_spaces",
+        nargs="+",
+        choices=config.SPACES,
+        help="grids on which results are written (default: T1w FLAIR)",
+    )
+    group.add_argument(
+        "--random-seed",
+        dest="processing.random_seed",
+        metavar="N",
+        type=_whole(0),
+        help="seed of everything that draws random numbers (default: 1)",
+    )
+    group.add_argument(
+        "--sloppy",
+        dest="processing.sloppy",
+        action="store_true",
+        help="fast and inaccurate, for tests only",
+    )
+
+
+def _add_resources(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--nprocs",
+        "--n-procs",
+        dest="execution.nprocs",
+        metavar="N",
+        type=_whole(1),
+        help="processor cores to use in all (default: all that this process may use)",
+    )
+    group.add_argument(
+        "--omp-nthreads",
+        dest="execution.omp_nthreads",
+        metavar="N",
+        type=_whole(1),
+        help="cores that one step may use (default: all but one, at most 8)",
+    )
+    group.add_argument(
+        "--mem",
+        "--mem-gb",
+        dest="execution.memory_gb",
+        metavar="GB",
+        type=_number(0, exclusive=True),
+        help="memory to plan with, in GB (default: what the machine has)",
+    )
+    group.add_argument(
+        "--device",
+        dest="execution.device",
+        metavar="auto|cpu|cuda|cuda:N|mps",
+        type=_device,
+        help="where networks run (default: auto, a GPU where there is one)",
+    )
+    group.add_argument(
+        "--gpu-slots",
+        dest="execution.gpu_slots",
+        metavar="N",
+        type=_whole(1),
+        help="steps that may use the GPU at once (default: 1)",
+    )
+    group.add_argument(
+        "--nipype-plugin-file",
+        dest="execution.plugin_file",
+        metavar="FILE",
+        type=Path,
+        help="YAML or JSON file with plugin and plugin_args of nipype, for example for SLURM: "
+        "{plugin: SLURM, plugin_args: {sbatch_args: '--mem 16G'}}",
+    )
+
+
+def _add_modes(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "-w",
+        "--work-dir",
+        dest="execution.work_dir",
+        metavar="DIR",
+        type=Path,
+        help="folder for intermediate files, from which an interrupted run goes on "
+        "(default: ./work; never inside BIDS_DIR)",
+    )
+    group.add_argument(
+        "--config-file",
+        metavar="TOML",
+        type=Path,
+        help="settings of an earlier run (logs/*/bids_stroke.toml); flags given here win",
+    )
+    for flag, key, text in MODES:
+        group.add_argument(flag, dest=f"execution.{key}", action="store_true", help=text)
+    group.add_argument(
+        "-v",
+        "--verbose",
+        dest="execution.verbose",
+        action="count",
+        help="say more on the terminal; -vv: what the tools print as well",
+    )
+
+
+MODES = (
+    ("--dry-run", "dry_run", "print what would be done, and why, then stop"),
+    ("--reports-only", "reports_only", "write the report pages anew from the files in OUTPUT_DIR"),
+    ("--boilerplate-only", "boilerplate_only", "write only the methods text, logs/CITATION.*"),
+    ("--write-graph", "write_graph", "draw the workflow into the logs"),
+    ("--clean-workdir", "clean_workdir", "empty the work folder before the run"),
+    ("--stop-on-first-crash", "stop_on_first_crash", "stop everything at the first failure"),
+    ("--resource-monitor", "resource_monitor", "record memory and processor use of each step"),
+)
+
+
+class _NamedPaths(argparse.Action):
+    """Collect NAME=PATH values of a repeatable flag into a dictionary."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        collected = dict(getattr(namespace, self.dest, {}))
+        for value in values:
+            name, equals, path = value.partition("=")
+            if not equals or not path or not re.fullmatch(r"[a-zA-Z0-9_.-]+", name):
+                parser.error(f"argument {option_string}: '{value}' is not NAME=PATH")
+            if name in (*collected, "raw"):
+                parser.error(f"argument {option_string}: the name '{name}' is taken already")
+            collected[name] = Path(path)
+        setattr(namespace, self.dest, collected)
+
+
+def _level(text: str) -> str:
+    if text not in config.LEVELS:
+        levels = " and ".join(config.LEVELS)
+        raise UnknownLevel(f"There is no analysis level '{text}': there are {levels}.")
+    return text
+
+
+def _label(prefix: str) -> Any:
+    def convert(text: str) -> str:
+        label = text.removeprefix(prefix)
+        if not re.fullmatch(r"[a-zA-Z0-9+]+", label):
+            raise argparse.ArgumentTypeError(f"'{text}' is no label: letters and digits only")
+        return label
+
+    return convert
+
+
+def _fold(text: str) -> int | str:
+    if text != "all" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is neither a number nor 'all'")
+    return text if text == "all" else int(text)
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is none of auto, cpu, cuda, cuda:N, mps")
+    return text
+
+
+def _whole(lowest: int) -> Any:
+    def convert(text: str) -> int:
+        if not text.isdecimal() or int(text) < lowest:
+            raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from {lowest}")
+        return int(text)
+
+    return convert
+
+
+def _number(low: float, high: float = float("inf"), *, exclusive: bool = False) -> Any:
+    def convert(text: str) -> float:
+        value = float(text)
+        if not (low < value < high if exclusive else low <= value < high):
+            raise argparse.ArgumentTypeError(f"{text} is not between {low} and {high}")
+        return value
+
+    return convert
+
+
+def _filters(text: str) -> dict[str, dict[str, Any]]:
+    """Content of a filter file, with long entity names and without null (TOML has none)."""
+    path = Path(text)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputMissing(f"The filter file {path} can't be read: {error}.") from error
+    except ValueError as error:
+        raise UsageError(f"The filter file {path} is not valid JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"The filter file {path} must hold an object with t1w, flair or mask.")
+    return {key: _filter(key, entities, path) for key, entities in content.items()}
+
+
+def _filter(key: str, entities: Any, path: Path) -> dict[str, Any]:
+    if key not in config.FILTER_KEYS or not isinstance(entities, dict):
+        raise UsageError(f"Key '{key}' of {path} is unknown: use {', '.join(config.FILTER_KEYS)}.")
+    named = {FILTER_ENTITIES.get(str(k), str(k)): value for k, value in entities.items()}
+    if unknown := sorted(set(named) - KNOWN_ENTITIES):
+        raise UsageError(f"Entity '{unknown[0]}' of '{key}' in {path} is unknown to BIDS.")
+    return {name: _filter_value(value, path) for name, value in named.items()}
+
+
+def _filter_value(value: Any, path: Path) -> Any:
+    if isinstance(value, list):
+        return [_filter_value(item, path) for item in value]
+    if value is None or value == "Query.NONE":
+        return ""
+    if not isinstance(value, (str, int)) or isinstance(value, bool):
+        raise UsageError(f"A value in {path} must be text, a number, null or a list of these.")
+    return "*" if value == "Query.ANY" else str(value)
+
+
+def _merged(
+    table: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    merged = {name: dict(section) for name, section in table.items()}
+    for name, value in given.items():
+        section, key = name.split(".")
+        merged.setdefault(section, {})[key] = value
+    return merged
+
+
+PATHS = (
+    ("dataset", "bids_dir"),
+    ("dataset", "output_dir"),
+    ("dataset", "database_dir"),
+    ("model", "models_dir"),
+    ("processing", "hdbet_weights"),
+    ("execution", "plugin_file"),
+    ("execution", "work_dir"),
+)
+
+
+def _complete(table: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Make paths absolute and fill in what depends on the machine."""
+    execution = table.setdefault("execution", {})
+    nprocs = execution.setdefault("nprocs", available_cpus())
+    execution.setdefault("omp_nthreads", min(max(nprocs - 1, 1), 8))
+    execution.setdefault("work_dir", "work")
+    for section, key in PATHS:
+        if key in table.get(section, {}):
+            table[section][key] = _absolute(table[section][key])
+    derivatives = table["dataset"].get("derivatives", {})
+    table["dataset"]["derivatives"] = {k: _absolute(path) for k, path in derivatives.items()}
+    model = table.get("model", {})
+    if "/" in model.get("name", "") or model.get("name", "").endswith(".toml"):
+        model["name"] = str(_absolute(model["name"]))
+    return table
+
+
+def _absolute(path: str | Path) -> Path:
+    return Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100 - keeps symbolic links
+
+
+def available_cpus() -> int:
+    """Cores that this process may use: its affinity, cut by the limit of a container."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    limit = _cgroup_limit(Path("/sys/fs/cgroup/cpu.max"))
+    return max(1, min(cores or 1, limit or cores or 1))
+
+
+def _cgroup_limit(path: Path) -> int | None:
+    """Cores that a control group (version 2) allows, rounded down; None where it sets no limit."""
+    try:
+        quota, period = path.read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return None
+    return None if quota == "max" else max(1, int(quota) // int(period))

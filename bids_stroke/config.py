@@ -1,0 +1,223 @@
+"""What a run is asked to do: frozen sections that the command line fills and TOML keeps.
+
+Nothing happens at import, and nothing here changes after it is made: functions get a section or
+plain values of it as arguments.
+"""
+
+import tomllib
+import types
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import tomli_w
+
+from bids_stroke.errors import InputMissing, UsageError
+
+LEVELS = ("participant", "group")
+SPACES = ("T1w", "FLAIR")
+FILTER_KEYS = ("t1w", "flair", "mask")
+BRAIN_EXTRACTION = ("auto", "hd-bet", "embedded", "skip")
+
+Filters = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """Where the data are, and which part of them is taken; labels are without ``sub-``, ``ses-``.
+
+    ``filters`` holds, for ``t1w``, ``flair`` and ``mask``, the values of entities that a file must
+    have: text, a list of texts, ``""`` for an absent entity, ``"*"`` for any value.
+    """
+
+    bids_dir: Path
+    output_dir: Path
+    level: str = field(default="participant", metadata={"choices": LEVELS})
+    participants: tuple[str, ...] = ()
+    sessions: tuple[str, ...] = ()
+    filters: Filters = field(default_factory=dict, metadata={"choices": FILTER_KEYS})
+    derivatives: Mapping[str, Path] = field(default_factory=dict)
+    database_dir: Path | None = None
+    skip_validation: bool = False
+    reference: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """The model, and what overrides its descriptor; ``None`` and ``()`` leave it as it is."""
+
+    name: str = "auto"
+    models_dir: Path | None = None
+    folds: tuple[int | str, ...] = ()
+    tta: bool | None = None
+    threshold: float | None = None
+    min_lesion_volume: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Processing:
+    """How images are prepared and where results go."""
+
+    brain_extraction: str = field(default="auto", metadata={"choices": BRAIN_EXTRACTION})
+    hdbet_weights: Path | None = None
+    output_spaces: tuple[str, ...] = field(default=SPACES, metadata={"choices": SPACES})
+    random_seed: int = 1
+    sloppy: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """Resources, places and modes of the run; ``memory_gb`` of ``None`` is all there is."""
+
+    nprocs: int = 1
+    omp_nthreads: int = 1
+    memory_gb: float | None = None
+    gpu_slots: int = 1
+    device: str = "auto"
+    plugin_file: Path | None = None
+    work_dir: Path = Path("work")
+    clean_workdir: bool = False
+    boilerplate_only: bool = False
+    reports_only: bool = False
+    dry_run: bool = False
+    write_graph: bool = False
+    stop_on_first_crash: bool = False
+    resource_monitor: bool = False
+    verbose: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """All sections of one run."""
+
+    dataset: Dataset
+    model: Model = Model()
+    processing: Processing = Processing()
+    execution: Execution = Execution()
+
+
+def to_table(config: Config) -> dict[str, dict[str, Any]]:
+    """Config as a nested dictionary of TOML values; ``None`` is left out, for TOML has no null."""
+    return {
+        section.name: _plain_section(getattr(config, section.name)) for section in fields(config)
+    }
+
+
+def from_table(table: Mapping[str, Mapping[str, Any]]) -> Config:
+    """Config from a nested dictionary.
+
+    Raises UsageError for an unknown section or key, a missing one and a value of the wrong kind.
+    """
+    sections = get_type_hints(Config)
+    for name, content in table.items():
+        if name not in sections:
+            raise UsageError(f"The configuration has no section '{name}': {_known(sections)}.")
+        if not isinstance(content, Mapping):
+            raise UsageError(f"'{name}' in the configuration must be a section, not a value.")
+    made = {name: _make_section(kind, name, table.get(name, {})) for name, kind in sections.items()}
+    return Config(**made)
+
+
+def dumps(config: Config) -> str:
+    """Config as TOML text, which ``from_table(tomllib.loads(text))`` reads back unchanged."""
+    return tomli_w.dumps(to_table(config))
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """Content of a TOML file; raises InputMissing or UsageError, naming the file."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputMissing(f"The configuration file {path} can't be read: {error}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"The configuration file {path} is not valid TOML: {error}.") from error
+
+
+def _known(names: Mapping[str, Any]) -> str:
+    return f"there are {', '.join(names)}"
+
+
+def _plain_section(section: Any) -> dict[str, Any]:
+    values = {item.name: getattr(section, item.name) for item in fields(section)}
+    return {name: _plain(value) for name, value in values.items() if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+def _make_section(kind: Any, name: str, table: Mapping[str, Any]) -> Any:
+    hints = get_type_hints(kind)
+    known = {item.name: item for item in fields(kind)}
+    for key in table:
+        if key not in known:
+            raise UsageError(
+                f"The configuration has no key '{key}' in section '{name}': {_known(known)}."
+            )
+    values = {
+        key: _checked(_converted(value, hints[key], f"{name}.{key}"), known[key], f"{name}.{key}")
+        for key, value in table.items()
+    }
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise UsageError(
+            f"Section '{name}' of the configuration is incomplete: {error}."
+        ) from error
+
+
+def _checked(value: Any, item: Field, where: str) -> Any:
+    choices = item.metadata.get("choices")
+    given = value if isinstance(value, (tuple, Mapping)) else (value,)
+    if choices and (wrong := [one for one in given if one not in choices]):
+        raise UsageError(f"{where} can't be {wrong[0]!r}: choose from {', '.join(choices)}.")
+    return value
+
+
+def _converted(value: Any, hint: Any, where: str) -> Any:
+    """Value of a TOML kind as the annotated type."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return _converted_union(value, arguments, where)
+    if origin is tuple:
+        _require(isinstance(value, (list, tuple)), value, "an array", where)
+        return tuple(_converted(item, arguments[0], where) for item in value)
+    if origin is not None:
+        _require(isinstance(value, Mapping), value, "a table", where)
+        return {
+            key: _converted(item, arguments[1], f"{where}.{key}") for key, item in value.items()
+        }
+    return _converted_scalar(value, hint, where)
+
+
+def _converted_union(value: Any, kinds: tuple[Any, ...], where: str) -> Any:
+    if value is None and type(None) in kinds:
+        return None
+    rest = [kind for kind in kinds if kind is not type(None)]
+    exact = [kind for kind in rest if type(value) is kind]
+    return _converted(value, exact[0] if exact else rest[-1], where)
+
+
+def _converted_scalar(value: Any, hint: Any, where: str) -> Any:
+    if hint is Any:
+        return value
+    if hint is Path:
+        _require(isinstance(value, (str, Path)), value, "a path", where)
+        return Path(value)
+    if hint is float:
+        _require(type(value) in (int, float), value, "a number", where)
+        return float(value)
+    _require(type(value) is hint, value, f"of type {hint.__name__}", where)
+    return value
+
+
+def _require(condition: bool, value: Any, kind: str, where: str) -> None:
+    if not condition:
+        raise UsageError(f"{where} in the configuration must be {kind}, not {value!r}.")
