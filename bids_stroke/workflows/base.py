@@ -1,0 +1,173 @@
+"""One graph for all pairs: preprocessing, segmentation, reportlets and sinks."""
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+from nipype.pipeline import engine as pe
+from niworkflows.engine.workflows import LiterateWorkflow as Workflow
+
+from bids_stroke.bids.pairs import Pair
+from bids_stroke.config import Config
+from bids_stroke.config import Model as ModelOptions
+from bids_stroke.models.descriptor import Descriptor, OperatingPoint
+from bids_stroke.workflows.outputs import Output, init_outputs_wf, pair_outputs
+from bids_stroke.workflows.preproc import init_preproc_wf
+from bids_stroke.workflows.reports import init_reportlets_wf
+from bids_stroke.workflows.segment import init_segment_wf
+
+
+def init_bids_stroke_wf(
+    *,
+    config: Config,
+    pairs: Sequence[Pair],
+    descriptors: Mapping[str, tuple[Descriptor, str]],
+    device: str,
+    log_dir: Path,
+    name: str = "bids_stroke_wf",
+) -> Workflow:
+    """Graph of a run at participant level: one sub-workflow a pair.
+
+    ``descriptors`` gives, for the label of each pair, the model and why it was chosen. Crash files
+    go to ``log_dir/sub-<label>``.
+    """
+    workflow = Workflow(name=name)
+    workflow.base_dir = str(config.execution.work_dir.absolute())
+    for pair in pairs:
+        descriptor, reason = descriptors[pair.label]
+        pair_wf = init_pair_wf(
+            config=config, pair=pair, descriptor=descriptor, reason=reason, device=device
+        )
+        _set_crash_folder(pair_wf, log_dir / f"sub-{pair.subject}")
+        workflow.add_nodes([pair_wf])
+    return workflow
+
+
+def pair_workflow_name(pair: Pair) -> str:
+    """Name of a pair's sub-workflow: its label, in the letters that nipype allows."""
+    return pair.label.replace("-", "_") + "_wf"
+
+
+def _set_crash_folder(workflow: Workflow, folder: Path) -> None:
+    workflow.config["execution"]["crashdump_dir"] = str(folder)
+    for node in workflow._get_all_nodes():
+        node.config = deepcopy(workflow.config)
+
+
+def operating_point(descriptor: Descriptor, options: ModelOptions) -> OperatingPoint:
+    """The model's own operating point, with what the user overrides."""
+    given = {"threshold": options.threshold, "min_volume_mm3": options.min_lesion_volume}
+    return replace(descriptor.operating_point, **{k: v for k, v in given.items() if v is not None})
+
+
+def reference_of(descriptor: Descriptor, pair: Pair) -> str:
+    """Modality whose grid the network sees: the model's, or the only one that there is."""
+    wanted = descriptor.preprocessing.reference
+    return wanted if wanted in pair.modalities else pair.modalities[0]
+
+
+def init_pair_wf(
+    *, config: Config, pair: Pair, descriptor: Descriptor, reason: str, device: str
+) -> Workflow:
+    """Everything for one pair: preprocess, segment, draw, write.
+
+    **Inputs**
+        none: the files are those of ``pair``
+
+    **Outputs**
+        none: sinks write to the output folder
+    """
+    workflow = Workflow(name=pair_workflow_name(pair))
+    reference, point = reference_of(descriptor, pair), operating_point(descriptor, config.model)
+    preproc_wf = _preproc(config, pair, descriptor, reference, device)
+    segment_wf = init_segment_wf(
+        descriptor=descriptor,
+        modalities=pair.modalities,
+        reference=reference,
+        operating_point=point,
+        folds=tuple(map(str, config.model.folds)),
+        tta=config.model.tta,
+        device=device,
+        use_gpu=device != "cpu",
+        omp_nthreads=config.execution.omp_nthreads,
+    )
+    reportlets_wf = init_reportlets_wf(
+        pair=pair,
+        reference=reference,
+        descriptor=descriptor,
+        reason=reason,
+        operating_point=point,
+    )
+    outputs = pair_outputs(
+        pair=pair,
+        descriptor=descriptor,
+        operating_point=point,
+        reference=reference,
+        spaces=config.processing.output_spaces,
+        bids_dir=config.dataset.bids_dir,
+    )
+    outputs_wf = init_outputs_wf(pair=pair, outputs=outputs, out_dir=config.dataset.output_dir)
+    _connect(workflow, preproc_wf, segment_wf, reportlets_wf, outputs_wf, outputs)
+    return workflow
+
+
+def _preproc(
+    config: Config, pair: Pair, descriptor: Descriptor, reference: str, device: str
+) -> Workflow:
+    """Preprocessing workflow of a pair, with its files set."""
+    preproc_wf = init_preproc_wf(
+        modalities=pair.modalities,
+        steps=descriptor.preprocessing.steps,
+        reference=reference,
+        brain_extraction=config.processing.brain_extraction,
+        hdbet_weights=config.processing.hdbet_weights,
+        n4_shrink=descriptor.preprocessing.n4_shrink,
+        omp_nthreads=config.execution.omp_nthreads,
+        use_gpu=device != "cpu",
+        device=device,
+        sloppy=config.processing.sloppy,
+        random_seed=config.processing.random_seed,
+        precomputed=frozenset(pair.brain_masks),
+    )
+    inputnode = preproc_wf.inputs.inputnode
+    for modality, path in pair.images.items():
+        setattr(inputnode, modality.lower(), str(path))
+    for modality, path in pair.brain_masks.items():
+        setattr(inputnode, f"{modality.lower()}_mask", str(path))
+    return preproc_wf
+
+
+def _fields(workflow: Workflow, node: str) -> set[str]:
+    """Names of the fields of an identity node."""
+    return set(workflow.get_node(node).interface._fields)
+
+
+def _connect(
+    workflow: Workflow,
+    preproc_wf: Workflow,
+    segment_wf: Workflow,
+    reportlets_wf: Workflow,
+    outputs_wf: Workflow,
+    outputs: Sequence[Output],
+) -> None:
+    """Connect by name: a field of one stage feeds the field of the same name in a later one."""
+    stages = [preproc_wf, segment_wf, reportlets_wf]
+    for later, consumer in enumerate([*stages, outputs_wf]):
+        wanted = (
+            {o.source for o in outputs}
+            if consumer is outputs_wf
+            else _fields(consumer, "inputnode")
+        )
+        for producer in stages[:later]:
+            shared = sorted(wanted & _made(producer))
+            links = [(f"outputnode.{f}", f"inputnode.{f}") for f in shared]
+            if links:
+                workflow.connect([(producer, consumer, links)])
+
+
+def _made(workflow: Workflow) -> set[str]:
+    """Fields of a workflow's output node that something feeds."""
+    outputnode = workflow.get_node("outputnode")
+    edges = workflow._graph.in_edges(outputnode, data=True)
+    return {target for _, _, data in edges for _, target in data["connect"]}

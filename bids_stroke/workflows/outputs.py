@@ -1,0 +1,186 @@
+"""Sinks: every file of a pair under its BIDS name, with a sidecar that tells where it came from."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nipype.interfaces import utility as niu
+from nipype.pipeline import engine as pe
+from niworkflows.engine.workflows import LiterateWorkflow as Workflow
+
+from bids_stroke.bids.names import SOURCE_DATASET
+from bids_stroke.bids.pairs import Pair
+from bids_stroke.core.lesions import COLUMNS
+from bids_stroke.interfaces.bids import DerivativeSink
+from bids_stroke.models.descriptor import Descriptor, OperatingPoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """One file of a pair: the field it comes from, its kind, more entities, and its sidecar."""
+
+    source: str
+    kind: str
+    extra: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def node_name(self) -> str:
+        """Name of the sink's node."""
+        return f"ds_{self.source}"
+
+
+def source_uri(path: Path, bids_dir: Path) -> str:
+    """BIDS URI of a file of the input dataset; a file from elsewhere keeps its plain path."""
+    if path.is_relative_to(bids_dir):
+        return f"bids:{SOURCE_DATASET}:{path.relative_to(bids_dir).as_posix()}"
+    return path.as_posix()
+
+
+def _space(pair: Pair, modality: str) -> dict[str, str]:
+    """The space entity of an image on its own grid: the source's own grid needs none."""
+    return {} if pair.images[modality] == pair.source else {"space": modality}
+
+
+def _preproc_outputs(
+    pair: Pair, steps: tuple[str, ...], reference: str, uris: Mapping[str, str]
+) -> Iterator[Output]:
+    """Preprocessed images on their own grids, and the moving one on the reference's."""
+    for modality, uri in uris.items():
+        about = {"SkullStripped": True, "Sources": [uri], "SpatialReference": uri}
+        name = modality.lower()
+        yield Output(
+            source=f"{name}_preproc", kind="preproc", extra={"suffix": modality}, metadata=about
+        )
+        yield Output(
+            source=f"{name}_mask",
+            kind="brain_mask",
+            extra=_space(pair, modality),
+            metadata={"Type": "Brain", "Sources": [uri], "SpatialReference": uri},
+        )
+        if modality != reference and "register" in steps:
+            yield Output(
+                source="moving_preproc",
+                kind="preproc",
+                extra={"suffix": modality, "space": reference},
+                metadata={
+                    "SkullStripped": True,
+                    "Sources": [uri, uris[reference]],
+                    "SpatialReference": uris[reference],
+                },
+            )
+
+
+def _transform_outputs(uris: Mapping[str, str]) -> Iterator[Output]:
+    """Rigid transforms in both directions, where there are two images."""
+    if len(uris) == 2:
+        for source, target in (("T1w", "FLAIR"), ("FLAIR", "T1w")):
+            yield Output(
+                source=f"{source}_to_{target}_xfm".lower(),
+                kind="xfm",
+                extra={"from_": source, "to": target, "extension": ".txt"},
+                metadata={"Sources": [uris[source], uris[target]]},
+            )
+
+
+def _lesion_outputs(
+    descriptor: Descriptor,
+    point: OperatingPoint,
+    spaces: Sequence[str],
+    uris: Mapping[str, str],
+) -> Iterator[Output]:
+    """Probability, mask, labels and table on the native grids that are asked for."""
+    model = {
+        "Name": descriptor.name,
+        "Version": descriptor.version,
+        "TrainingData": descriptor.training_data,
+        "IntendedUse": descriptor.intended_use,
+        "SHA256": descriptor.checksums(),
+    }
+    for modality in spaces:
+        uri, name, space = uris[modality], modality.lower(), {"space": modality}
+        made = {
+            "Sources": list(uris.values()),
+            "SpatialReference": uri,
+            "Manual": False,
+            "Model": model,
+        }
+        cut = {
+            "Threshold": point.threshold,
+            "MinimumVolume": point.min_volume_mm3,
+            "MinimumVolumeUnits": "mm3",
+            "Connectivity": point.connectivity,
+        }
+        yield Output(
+            source=f"{name}_probability", kind="lesion_probseg", extra=space, metadata=made
+        )
+        yield Output(
+            source=f"{name}_lesion_mask",
+            kind="lesion_mask",
+            extra=space,
+            metadata={"Type": "Lesion", **made, **cut},
+        )
+        yield Output(
+            source=f"{name}_labels", kind="lesion_dseg", extra=space, metadata={**made, **cut}
+        )
+        yield Output(
+            source=f"{name}_table",
+            kind="lesion_table",
+            extra=space,
+            metadata={c: {"Description": text} for c, text in COLUMNS.items()},
+        )
+
+
+def pair_outputs(
+    *,
+    pair: Pair,
+    descriptor: Descriptor,
+    operating_point: OperatingPoint,
+    reference: str,
+    spaces: Sequence[str],
+    bids_dir: Path,
+) -> list[Output]:
+    """Every image, transform and table that a pair leaves, in the order of the pipeline.
+
+    Lesions are written in those of ``spaces`` that the pair has, or in all where it has none.
+    """
+    uris = {m: source_uri(path, bids_dir) for m, path in pair.images.items()}
+    steps = descriptor.preprocessing.steps
+    lesion_spaces = [m for m in pair.modalities if m in spaces] or pair.modalities
+    return [
+        *_preproc_outputs(pair, steps, reference, uris),
+        *_transform_outputs(uris),
+        *_lesion_outputs(descriptor, operating_point, lesion_spaces, uris),
+    ]
+
+
+def init_outputs_wf(
+    *, pair: Pair, outputs: list[Output], out_dir: Path, name: str = "outputs_wf"
+) -> Workflow:
+    """Write each output of a pair under its name.
+
+    **Inputs**
+        one field for each output, named by its ``source``
+
+    **Outputs**
+        none: the files lie in ``out_dir``
+    """
+    workflow = Workflow(name=name)
+    fields = [o.source for o in outputs]
+    inputnode = pe.Node(niu.IdentityInterface(fields=fields), name="inputnode")
+    for output in outputs:
+        sink = pe.Node(
+            DerivativeSink(
+                out_dir=str(out_dir),
+                entities=dict(pair.entities),
+                kind=output.kind,
+                extra=dict(output.extra),
+                metadata=dict(output.metadata),
+            ),
+            name=output.node_name,
+            run_without_submitting=True,
+            mem_gb=0.2,
+        )
+        workflow.connect(inputnode, output.source, sink, "in_file")
+    return workflow
