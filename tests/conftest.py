@@ -9,6 +9,13 @@ from pathlib import Path
 import pytest
 
 
+@pytest.fixture(autouse=True)
+def _crash_files_stay_out_of_the_checkout(tmp_path: Path) -> None:
+    from nipype import config
+
+    config.set("execution", "crashdump_dir", str(tmp_path))
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Folder of real scans, or a skip that says where it was looked for."""

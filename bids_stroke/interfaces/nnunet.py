@@ -6,7 +6,6 @@ from typing import Any
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     File,
-    InputMultiObject,
     SimpleInterface,
     TraitedSpec,
     traits,
@@ -21,7 +20,7 @@ class _PredictInput(BaseInterfaceInputSpec):
     brain_mask = File(exists=True, mandatory=True, desc="brain mask on the network's grid")
     modalities = traits.List(traits.Str, mandatory=True, desc="modalities that the model is given")
     descriptor = File(exists=True, mandatory=True, desc="descriptor of the model")
-    folds = InputMultiObject(traits.Str, usedefault=True, desc="folds; default: the descriptor's")
+    folds = traits.List(traits.Str, [], usedefault=True, desc="folds; default: the descriptor's")
     tta = traits.Either(None, traits.Bool, usedefault=True, desc="mirroring on or off")
     checksums = traits.Dict(desc="SHA-256 of the model's files, so that new weights recompute")
     device = traits.Str("cpu", usedefault=True, nohash=True, desc="torch device")
