@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +21,7 @@ def atomic_path(final: Path) -> Iterator[Path]:
     """
     final = Path(final)
     stem, dot, suffix = final.name.partition(".")
-    temporary = final.with_name(f"{stem}.tmp-{os.getpid()}{dot}{suffix}")
+    temporary = final.with_name(f"{stem}.tmp-{uuid4().hex[:8]}{dot}{suffix}")
     try:
         yield temporary
         temporary.replace(final)
