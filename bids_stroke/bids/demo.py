@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from bids_stroke import __version__
 from bids_stroke.core import phantom
 from bids_stroke.core.files import read_json, save_image, write_json, write_text
-from bids_stroke.core.geometry import write_itk_affine
+from bids_stroke.core.geometry import Grid, voxel_volume_mm3, write_itk_affine
 from bids_stroke.core.head import Head, Point, average_head
 from bids_stroke.errors import CannotCreate
 
@@ -39,11 +39,15 @@ class Protocol:
     height_mm: float = 0.0
 
     def coarser(self, voxel_mm: float) -> Protocol:
-        """The same field of view with voxels of at least ``voxel_mm``."""
-        zooms = [max(zoom, voxel_mm) for zoom in self.zooms]
-        fields = [n * zoom for n, zoom in zip(self.shape, self.zooms, strict=True)]
-        shape = [int(np.ceil(f / z)) for f, z in zip(fields, zooms, strict=True)]
-        return replace(self, shape=tuple(shape), zooms=tuple(zooms))
+        """The same field of view, hardly finer than a phantom with voxels of ``voxel_mm``."""
+        axes = zip(self.shape, self.zooms, strict=True)
+        (x, y, z), zooms = zip(*(_coarser(*axis, 0.9 * voxel_mm) for axis in axes), strict=True)
+        return replace(self, shape=(x, y, z), zooms=zooms)
+
+
+def _coarser(count: int, zoom: float, limit: float) -> tuple[int, float]:
+    """Voxels and their size along an axis when none may be smaller than a limit."""
+    return int(np.ceil(count * zoom / max(zoom, limit))), max(zoom, limit)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +93,8 @@ def _stage(visit: Visit) -> str:
     return "chronic" if largest.chronic else "subacute"
 
 
-_MPRAGE = Protocol(shape=(176, 240, 224), zooms=(1.0, 1.0, 1.0), height_mm=-10)
+_MPRAGE = Protocol(shape=(172, 232, 212), zooms=(1.0, 1.0, 1.0), height_mm=-12)
+_COARSE = Protocol(shape=(144, 194, 178), zooms=(1.2, 1.2, 1.2), height_mm=-12)
 _THICK = Protocol(shape=(210, 250, 42), zooms=(0.9, 0.9, 4.0), codes="LAS", height_mm=8)
 _SPACE = Protocol(shape=(150, 200, 144), zooms=(1.2, 1.2, 1.2), height_mm=0)
 
@@ -132,7 +137,7 @@ _PEOPLE = (
         about="60 mL, chronic; T1w alone",
         visits=(
             Visit(
-                scans={"T1w": _MPRAGE},
+                scans={"T1w": _COARSE},
                 lesions=(Site(centre_mm=(-42, 2, 14), volume_ml=60, chronic=True),),
             ),
         ),
@@ -154,7 +159,7 @@ _PEOPLE = (
         age=63,
         sex="F",
         about="no lesion",
-        visits=(Visit(scans={"T1w": _MPRAGE, "FLAIR": _THICK}),),
+        visits=(Visit(scans={"T1w": _COARSE, "FLAIR": _THICK}),),
     ),
     Person(
         label="06",
@@ -164,7 +169,7 @@ _PEOPLE = (
         visits=(
             Visit(
                 scans={
-                    "T1w": replace(_MPRAGE, shape=(188, 244, 224), tilt_deg=(-17.0, 6.0, 9.0)),
+                    "T1w": replace(_MPRAGE, shape=(184, 240, 216), tilt_deg=(-17.0, 6.0, 9.0)),
                     "FLAIR": replace(
                         _THICK,
                         tilt_deg=(10.0, -3.0, 2.0),
@@ -187,7 +192,7 @@ _PEOPLE = (
         visits=(
             Visit(
                 scans={
-                    "T1w": replace(_MPRAGE, shape=(240, 224, 176), codes="PSR"),
+                    "T1w": replace(_COARSE, shape=(194, 178, 144), codes="PSR"),
                     "FLAIR": replace(_THICK, codes="LPI"),
                 },
                 lesions=(
@@ -200,7 +205,8 @@ _PEOPLE = (
 )
 
 _CONTRASTS = {"T1w": phantom.T1W, "FLAIR": phantom.FLAIR}
-_NOISE = {"T1w": 0.018, "FLAIR": 0.022}
+_NOISE = {"T1w": 0.016, "FLAIR": 0.02}
+_STORED = {"T1w": np.uint8, "FLAIR": np.int16}
 _TIMES: dict[tuple[str, bool], dict[str, float]] = {
     ("T1w", True): {
         "RepetitionTime": 2.3,
@@ -220,6 +226,24 @@ _TIMES: dict[tuple[str, bool], dict[str, float]] = {
         "InversionTime": 2.5,
         "FlipAngle": 150,
     },
+}
+_HARDWARE: dict[str, Any] = {
+    "Modality": "MR",
+    "Manufacturer": "synthetic",
+    "ManufacturersModelName": "phantom",
+    "DeviceSerialNumber": "0",
+    "StationName": "synthetic",
+    "SoftwareVersions": f"bids_stroke {__version__}",
+    "InstitutionName": "none",
+    "InstitutionAddress": "none",
+    "InstitutionalDepartmentName": "none",
+    "MagneticFieldStrength": 3,
+    "ReceiveCoilName": "synthetic head coil",
+    "ReceiveCoilActiveElements": "all",
+    "CoilCombinationMethod": "Sum of Squares",
+    "MatrixCoilMode": "none",
+    "NonlinearGradientCorrection": True,
+    "DwellTime": 7e-06,
 }
 _STAGES = {
     "subacute": "swollen tissue, dark on T1w and bright on FLAIR",
@@ -257,7 +281,7 @@ _TRUTH_README = """# What is true about the demonstration dataset
 
 `label-L_desc-truth_mask`: the lesions; `desc-brainTruth_mask`: the brain with its ventricles and
 sulci; both on the grid of each scan (`space-T1w`, `space-FLAIR`), from one mask of the phantom.
-`desc-truth_xfm`: the rigid motion of the head between the scans, as ITK transforms. All synthetic.
+`mode-image_xfm`: the rigid motion of the head between the scans, as ITK transforms. All synthetic.
 """
 
 
@@ -268,11 +292,12 @@ def write_demo(root: Path, *, seed: int = 0, voxel_mm: float = 1.0) -> Iterator[
     ----------
     root : folder of the dataset; made if need be.
     seed : everything random follows from it; equal seeds give equal bytes.
-    voxel_mm : voxel of the phantom, and the smallest of the scans (1: full; 3: tiny).
+    voxel_mm : voxel of the phantom, which limits the scans as well (1: full; 3: tiny).
     """
     _describe(root, _raw_description(seed), _README)
     _describe_people(root)
     _describe(root / _TRUTH, _truth_description(), _TRUTH_README)
+    write_text(root / _TRUTH / ".bidsignore", "*_xfm.*\n")  # transforms are not in BIDS yet
     average = average_head(voxel_mm)
     for number, person in enumerate(_PEOPLE):
         head = phantom.vary(average, np.random.default_rng([seed, number, 0]))
@@ -310,7 +335,7 @@ def _write_visit(
         scanner = _Scanner(head, poses[suffix], protocol.coarser(head.voxel_mm))
         rng = np.random.default_rng([*seed, 3, number])
         image = scanner.image(lesions, suffix, rng)
-        _save(image, scanner, root / f"{anat}_{suffix}", np.int16, _sidecar(suffix, scanner))
+        _save(image, scanner, root / f"{anat}_{suffix}", _STORED[suffix], _sidecar(suffix, scanner))
         _write_masks(root, anat, suffix, scanner, lesions)
     if len(visit.scans) == 2:
         _write_motion(root, anat, poses)
@@ -340,17 +365,17 @@ class _Scanner:
     protocol: Protocol
 
     @property
-    def affine(self) -> phantom.Matrix:
-        """Affine of the grid."""
+    def grid(self) -> Grid:
+        """Grid of the scan."""
         p = self.protocol
         centre = (0.0, 0.0, p.height_mm)
-        return phantom.scan_affine(
+        return phantom.scan_grid(
             p.shape, p.zooms, codes=p.codes, tilt_deg=p.tilt_deg, centre_mm=centre
         )
 
     def sample(self, data: NDArray) -> NDArray[np.float32]:
         """Bring a volume of the head onto the grid."""
-        return phantom.scan(data, self.head, self.pose, self.protocol.shape, self.affine)
+        return phantom.scan(data, self.head, self.pose, self.grid)
 
     def mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Bring a mask onto the grid: the voxels that are at least half of it."""
@@ -358,11 +383,11 @@ class _Scanner:
 
     def image(
         self, lesions: list[phantom.Lesion], suffix: str, rng: np.random.Generator
-    ) -> NDArray[np.int16]:
+    ) -> NDArray[np.uint8]:
         """Scan the head with its lesions."""
         signal = phantom.render(self.head, _CONTRASTS[suffix], rng)
         for lesion in lesions:
-            signal = phantom.paint(signal, self.head, lesion, _CONTRASTS[suffix])
+            signal = phantom.paint(signal, self.head, lesion, _CONTRASTS[suffix], rng)
         signal = phantom.receive(signal, self.head, rng, strength=0.12)
         return phantom.digitise(self.sample(signal), rng, noise=_NOISE[suffix])
 
@@ -370,7 +395,7 @@ class _Scanner:
 def _save(data: NDArray, scanner: _Scanner, stem: Path, dtype: Any, sidecar: dict) -> None:
     """Write an image and its sidecar."""
     stem.parent.mkdir(parents=True, exist_ok=True)
-    save_image(data, scanner.affine, Path(f"{stem}.nii.gz"), dtype=dtype)
+    save_image(data, scanner.grid.affine, Path(f"{stem}.nii.gz"), dtype=dtype)
     write_json(Path(f"{stem}.json"), sidecar)
 
 
@@ -378,7 +403,7 @@ def _write_masks(
     root: Path, anat: Path, suffix: str, scanner: _Scanner, lesions: list[phantom.Lesion]
 ) -> None:
     """Write the true lesion and brain masks on the grid of one scan."""
-    lesion = np.zeros(scanner.head.labels.shape, dtype=bool)
+    lesion = np.zeros(scanner.head.shape, dtype=bool)
     for one in lesions:
         lesion |= one.mask
     for name, mask, kind in (
@@ -386,7 +411,6 @@ def _write_masks(
         ("desc-brainTruth", scanner.head.brain, "Brain"),
     ):
         data = scanner.mask(mask)
-        voxel = abs(float(np.linalg.det(scanner.affine[:3, :3])))
         scan = f"bids:raw:{anat}_{suffix}.nii.gz"
         sidecar = {
             "Description": f"The phantom's {kind.lower()} on the grid of its {suffix} (synthetic).",
@@ -394,7 +418,7 @@ def _write_masks(
             "Manual": False,
             "SpatialReference": scan,
             "Sources": [scan],
-            "VolumeMM3": round(float(data.sum()) * voxel, 1),
+            "VolumeMM3": round(float(data.sum()) * voxel_volume_mm3(scanner.grid.affine), 1),
         }
         stem = root / _TRUTH / f"{anat}_space-{suffix}_{name}_mask"
         _save(data, scanner, stem, np.uint8, sidecar)
@@ -404,7 +428,7 @@ def _write_motion(root: Path, anat: Path, poses: dict[str, phantom.Matrix]) -> N
     """Write the true rigid motion between the scans, each way, as ITK files with sidecars."""
     for source, target in (("T1w", "FLAIR"), ("FLAIR", "T1w")):
         pull = poses[source] @ np.linalg.inv(poses[target])
-        stem = root / _TRUTH / f"{anat}_from-{source}_to-{target}_mode-image_desc-truth_xfm"
+        stem = root / _TRUTH / f"{anat}_from-{source}_to-{target}_mode-image_xfm"
         write_itk_affine(pull, Path(f"{stem}.txt"))
         write_json(
             Path(f"{stem}.json"),
@@ -419,21 +443,32 @@ def _write_motion(root: Path, anat: Path, poses: dict[str, phantom.Matrix]) -> N
 
 def _sidecar(suffix: str, scanner: _Scanner) -> dict[str, Any]:
     """Metadata of a scan: what a scanner would have written, marked as synthetic."""
-    thick = max(scanner.protocol.zooms)
-    three_d = suffix == "T1w" or thick < 2.0
-    return {
+    axis = int(np.argmax(scanner.protocol.zooms))
+    thick = scanner.protocol.zooms[axis]
+    three_d = suffix == "T1w" or thick < 3.0
+    times = _TIMES[(suffix, three_d)]
+    sidecar = {
         "Description": "Synthetic image of a phantom; no person was scanned.",
-        "Modality": "MR",
-        "Manufacturer": "bids_stroke-demo (synthetic)",
-        "ManufacturersModelName": "phantom",
-        "SoftwareVersions": __version__,
-        "MagneticFieldStrength": 3,
+        **_HARDWARE,
         "MRAcquisitionType": "3D" if three_d else "2D",
         "ScanningSequence": "GR_IR" if suffix == "T1w" else "SE_IR",
         "SequenceVariant": "SK_SP_MP" if suffix == "T1w" else "SK",
+        "SequenceName": f"synthetic {suffix}",
+        "PulseSequenceType": "MPRAGE" if suffix == "T1w" else "inversion recovery spin echo",
+        "PulseSequenceDetails": "none: synthetic",
         "SliceThickness": thick,
-        **_TIMES[(suffix, three_d)],
+        **times,
     }
+    if not three_d:
+        sidecar["SliceTiming"] = _interleaved(scanner.protocol.shape[axis], times["RepetitionTime"])
+    return sidecar
+
+
+def _interleaved(count: int, duration: float) -> list[float]:
+    """Start of each slice in s when odd slices come first."""
+    order = [*range(0, count, 2), *range(1, count, 2)]
+    starts = {place: round(duration * turn / count, 4) for turn, place in enumerate(order)}
+    return [starts[place] for place in range(count)]
 
 
 def _describe(root: Path, description: dict[str, Any], readme: str) -> None:
@@ -447,6 +482,7 @@ def _raw_description(seed: int) -> dict[str, Any]:
     return {
         "Name": "bids_stroke demonstration: synthetic heads with known lesions",
         "BIDSVersion": BIDS_VERSION,
+        "HEDVersion": "8.3.0",  # the validator asks for one, tags or not
         "DatasetType": "raw",
         "License": "CC0",
         "Authors": _AUTHORS,
@@ -454,6 +490,7 @@ def _raw_description(seed: int) -> dict[str, Any]:
         "Acknowledgements": "Grown around the MNI152 2009a template (Fonov et al., 2011).",
         "HowToAcknowledge": "Please cite the MNI152 template and bids_stroke.",
         "ReferencesAndLinks": ["https://doi.org/10.1016/j.neuroimage.2010.07.033"],
+        "SourceDatasets": [{"URL": "https://doi.org/10.1016/j.neuroimage.2010.07.033"}],
         "GeneratedBy": [_generator(f"bids_stroke-demo --seed {seed}")],
     }
 

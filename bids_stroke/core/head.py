@@ -23,6 +23,7 @@ from bids_stroke.errors import InputMissing
 
 Point = tuple[float, float, float]
 Float3D = NDArray[np.float32]
+Real3D = NDArray[np.floating]
 
 # What the head fills, in MNI mm; the cut at the bottom goes through the neck and the lower jaw.
 _LOW, _HIGH = np.array([-97.0, -134.0, -146.0]), np.array([97.0, 124.0, 104.0])
@@ -61,6 +62,12 @@ class Head:
     affine: NDArray[np.float64]
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along x, y and z."""
+        x, y, z = self.labels.shape
+        return x, y, z
+
+    @property
     def brain(self) -> NDArray[np.bool_]:
         """The brain with its ventricles and sulci, as extraction tools define it."""
         return self.labels == Tissue.BRAIN
@@ -82,7 +89,7 @@ class Ellipsoid:
         """Corners of the bounding box in mm."""
         return np.subtract(self.centre, self.radii), np.add(self.centre, self.radii)
 
-    def distance(self, axes: list[NDArray[np.floating]]) -> NDArray[np.floating]:
+    def distance(self, axes: list[Float3D]) -> Real3D:
         """Signed distance in mm, negative inside (first order; exact on a sphere)."""
         steps = [axis - c for axis, c in zip(axes, self.centre, strict=True)]
         scaled = sum((s / r) ** 2 for s, r in zip(steps, self.radii, strict=True))
@@ -108,7 +115,7 @@ class Capsule:
         ends = np.array([self.start, self.end])
         return ends.min(axis=0) - self.radius, ends.max(axis=0) + self.radius
 
-    def distance(self, axes: list[NDArray[np.floating]]) -> NDArray[np.floating]:
+    def distance(self, axes: list[Float3D]) -> Real3D:
         """Signed distance in mm, negative inside."""
         steps = [axis - s for axis, s in zip(axes, self.start, strict=True)]
         way = np.subtract(self.end, self.start)
@@ -263,16 +270,16 @@ def _wheel() -> Path:
 def _template(name: str) -> tuple[Float3D, NDArray[np.float64]]:
     """Data and affine of a 1 mm template in nilearn's wheel: ``t1``, ``gm`` or ``wm``."""
     file = f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz"
-    image = nib.load(_wheel() / file)
+    image = nib.nifti1.Nifti1Image.from_filename(_wheel() / file)
     return np.asarray(image.dataobj, dtype=np.float32), image.affine
 
 
 def _grid(voxel_mm: float) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
     """Shape and affine of the head's grid."""
-    shape = tuple(int(n) for n in np.ceil((_HIGH - _LOW) / voxel_mm) + 1)
+    x, y, z = (int(n) + 1 for n in np.ceil((_HIGH - _LOW) / voxel_mm))
     affine = np.diag([voxel_mm, voxel_mm, voxel_mm, 1.0])
     affine[:3, 3] = _LOW
-    return shape, affine
+    return (x, y, z), affine
 
 
 def _axes(shape: tuple[int, ...], affine: NDArray[np.floating]) -> list[NDArray[np.float32]]:
@@ -281,24 +288,33 @@ def _axes(shape: tuple[int, ...], affine: NDArray[np.floating]) -> list[NDArray[
     return [(s * affine[i, i] + affine[i, 3]).astype(np.float32) for i, s in enumerate(steps)]
 
 
-def _on_grid(data: Float3D, source: NDArray, shape: tuple[int, ...], target: NDArray) -> Float3D:
-    """Interpolate linearly between two unrotated grids, averaging first when it gets coarser."""
+def _on_grid(
+    data: Float3D,
+    source: NDArray,
+    shape: tuple[int, ...],
+    target: NDArray,
+    *,
+    mode: str = "constant",
+) -> Float3D:
+    """Interpolate linearly between two unrotated grids, averaging first when it gets coarser.
+
+    Beyond the source there is nothing, or with ``mode="nearest"`` its edge.
+    """
     ratio = target[0, 0] / source[0, 0]
     if ratio > 1.0:
-        data = ndimage.gaussian_filter(data, 0.4 * ratio, mode="nearest")
+        data = ndimage.gaussian_filter(data, 0.4 * ratio)
     offset = (target[:3, 3] - source[:3, 3]) / source[0, 0]
     scale = np.diag([ratio] * 3)
     return ndimage.affine_transform(
-        data, scale, offset, output_shape=shape, output=np.float32, order=1, mode="nearest"
+        data, scale, offset, output_shape=shape, output=np.float32, order=1, mode=mode
     )
 
 
-def _sharpen(grey: Float3D, white: Float3D, power: float) -> tuple[Float3D, Float3D]:
-    """Turn the blurred fractions of an average of many people towards those of one person."""
-    other = np.clip(1.0 - grey - white, 0.0, 1.0) ** power
-    grey, white = grey**power, white**power
-    total = np.maximum(grey + white + other, 1e-6)
-    return grey / total, white / total
+def _solid(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The largest body in a mask, without threads and holes."""
+    opened = ndimage.binary_opening(mask, iterations=2)
+    labels, _ = ndimage.label(opened)
+    return ndimage.binary_fill_holes(labels == 1 + np.argmax(np.bincount(labels.flat)[1:]))
 
 
 def _signed_distance(inside: NDArray[np.bool_], voxel_mm: float) -> Float3D:
@@ -316,13 +332,13 @@ def _closed(inside: NDArray[np.bool_], radius_vox: float) -> NDArray[np.bool_]:
     return closed[pad:-pad, pad:-pad, pad:-pad] | inside
 
 
-def _smooth_union(a: NDArray, b: NDArray, width: float) -> NDArray:
+def _smooth_union(a: Real3D, b: Real3D, width: float) -> Real3D:
     """Union of two signed distances whose seam is rounded over ``width`` mm."""
     blend = np.clip(0.5 + 0.5 * (b - a) / width, 0.0, 1.0)
     return b + (a - b) * blend - width * blend * (1.0 - blend)
 
 
-def _skull_mm(axes: list[NDArray[np.floating]]) -> NDArray[np.floating]:
+def _skull_mm(axes: list[Float3D]) -> Real3D:
     """Thickness of the skull: thin at the temples, thick at the forehead and the occiput."""
     x, y, z = axes
     temple = np.exp(-(((np.abs(x) - 70) / 25) ** 2) - ((y - 5) / 45) ** 2 - ((z + 20) / 30) ** 2)
@@ -339,15 +355,15 @@ def _shells(brain: Float3D, affine: NDArray[np.floating]) -> tuple[Float3D, Floa
     inside = _on_grid(brain, affine, shape, coarse) > 0.5
     cavity = _signed_distance(_closed(inside, 10.0 / _SHELL_MM), _SHELL_MM) - 2.5
     axes = _axes(shape, coarse)
-    surface = cavity - _skull_mm(axes) - 5.5
+    surface: Real3D = cavity - _skull_mm(axes) - 5.5
     for solid, paired in _SURFACE:
         for one in (solid, solid.mirrored()) if paired else (solid,):
             width = 4.0 if solid.bounds()[1][0] > 88 else 14.0
             surface = _smooth_union(one.distance(axes), surface, width)
     surface = _signed_distance(surface < 0, _SHELL_MM)
     return (
-        _on_grid(cavity, coarse, brain.shape, affine),
-        _on_grid(surface, coarse, brain.shape, affine),
+        _on_grid(cavity, coarse, brain.shape, affine, mode="nearest"),
+        _on_grid(surface, coarse, brain.shape, affine, mode="nearest"),
     )
 
 
@@ -364,10 +380,10 @@ def _paint(labels: NDArray[np.uint8], affine: NDArray[np.floating], part: Part) 
 
 
 def _soft_tissue(surface: Float3D, voxel_mm: float, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Muscle with streaks of fat, under fat of uneven thickness, under skin."""
+    """Muscles with planes of fat between them, under fat of uneven thickness, under skin."""
     labels = np.where(surface < 0, _T.MUSCLE, _T.AIR).astype(np.uint8)
-    streaks = smooth_field(surface.shape, rng, 7.0 / voxel_mm)
-    labels[(streaks > 0.9) & (surface < -4.0)] = _T.FAT
+    planes = smooth_field(surface.shape, rng, 8.0 / voxel_mm)
+    labels[(np.abs(planes) < 0.14) & (surface < -4.0)] = _T.FAT
     thickness = 5.0 + 1.2 * smooth_field(surface.shape, rng, 18.0 / voxel_mm)
     labels[(surface < 0) & (surface > -thickness)] = _T.FAT
     return labels
@@ -400,11 +416,10 @@ def average_head(voxel_mm: float = 1.0) -> Head:
     rng = np.random.default_rng(0)
     shape, affine = _grid(voxel_mm)
     t1w, source = _template("t1")
-    fractions = [_template(name)[0] / 255.0 for name in ("gm", "wm")]
-    solid = ndimage.binary_fill_holes(t1w > 0).astype(np.float32)
+    solid = _solid(t1w > 0).astype(np.float32)
     brain = _on_grid(solid, source, shape, affine)
     grey, white = (
-        _on_grid(part, source, shape, affine) for part in _sharpen(*fractions, power=1.8)
+        _on_grid(_template(name)[0] / 255.0, source, shape, affine) for name in ("gm", "wm")
     )
     cavity, surface = _shells(brain, affine)
     labels = _soft_tissue(surface, voxel_mm, rng)

@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 
 import nibabel as nib
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from bids_stroke.core.fields import bias_field, displacement, rician, smooth_field, warp
+from bids_stroke.core.geometry import Grid, bounding_box, resample
 from bids_stroke.core.head import Head, Point, Tissue
 
 Float3D = NDArray[np.float32]
@@ -83,7 +84,7 @@ FLAIR = Contrast(
 
 @dataclass(frozen=True)
 class Lesion:
-    """A lesion on the grid of a head: its mask, and the share (0 to 1) of each voxel in a cavity."""
+    """A lesion on the grid of a head: its mask, and how much of each voxel is cavity (0 to 1)."""
 
     mask: NDArray[np.bool_]
     cavity: Float3D
@@ -97,24 +98,37 @@ def vary(head: Head, rng: np.random.Generator) -> Head:
     step = _growth(head, rng) + _local(head, rng)
     labels = warp(head.labels, step, order=0).astype(np.uint8)
     # Grey and white matter are needed in the brain alone, which is a third of the grid.
-    box = _around(head.brain | (labels == Tissue.BRAIN), margin_vox=round(12 / head.voxel_mm))
+    box = bounding_box(head.brain | (labels == Tissue.BRAIN), round(12 / head.voxel_mm))
     grey, white = np.zeros_like(head.grey), np.zeros_like(head.white)
-    grey[box], white[box] = (warp(a[box], step[:, *box]) for a in (head.grey, head.white))
+    average = [warp(part[box], step[:, *box]) for part in (head.grey, head.white)]
+    grey[box], white[box] = _fold(average[0], average[1], rng, head.voxel_mm)
     return replace(head, labels=labels, grey=grey, white=white)
 
 
-def _around(mask: NDArray[np.bool_], margin_vox: int) -> tuple[slice, ...]:
-    """Bounding box of a mask with a margin."""
-    box = ndimage.find_objects(mask.astype(np.uint8))[0]
-    return tuple(slice(max(s.start - margin_vox, 0), s.stop + margin_vox) for s in box)
+def _fold(
+    grey: Float3D, white: Float3D, rng: np.random.Generator, voxel_mm: float
+) -> tuple[Float3D, Float3D]:
+    """Turn the fractions of an average of many people into those of one person.
+
+    Where the average is undecided, a random field decides, so that borders get as sharp and as
+    crooked as a person's.
+    """
+    scale = 2.6 / voxel_mm
+    noise = [np.exp(0.45 * smooth_field(grey.shape, rng, scale)) for _ in range(3)]
+    other = np.clip(1.0 - grey - white, 0.0, 1.0)
+    grey, white, other = (
+        (part * n) ** 2.5 for part, n in zip((grey, white, other), noise, strict=True)
+    )
+    total = np.maximum(grey + white + other, 1e-6)
+    return grey / total, white / total
 
 
 def _local(head: Head, rng: np.random.Generator) -> NDArray[np.float32]:
     """Elastic displacement (voxels): broad changes of shape, and fine ones of the gyri."""
     mm = head.voxel_mm
-    broad = displacement(head.labels.shape, rng, amplitude=2.6 / mm, scale=40.0 / mm)
-    fine = displacement(head.labels.shape, rng, amplitude=1.1 / mm, scale=11.0 / mm)
-    return broad + fine
+    broad = displacement(head.shape, rng, amplitude=2.4 / mm, scale=45.0 / mm)
+    fine = displacement(head.shape, rng, amplitude=1.2 / mm, scale=11.0 / mm)
+    return broad + fine * ndimage.gaussian_filter(head.brain.astype(np.float32), 3.0 / mm)
 
 
 def _growth(head: Head, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -123,7 +137,7 @@ def _growth(head: Head, rng: np.random.Generator) -> NDArray[np.float32]:
     The template is larger than most heads, hence the sizes under 1.
     """
     points = np.stack(np.broadcast_arrays(*_coordinates(head)))
-    size = rng.uniform(0.92, 0.98) * rng.uniform(0.98, 1.02, 3)
+    size = rng.uniform(0.89, 0.95) * rng.uniform(0.98, 1.02, 3)
     scaling = points * (1.0 / size - 1.0)[:, None, None, None]
     from_ventricles = points - np.array([0.0, -12.0, 12.0])[:, None, None, None]
     reach = np.exp(-(from_ventricles**2).sum(axis=0) / (2 * 24.0**2))
@@ -133,7 +147,7 @@ def _growth(head: Head, rng: np.random.Generator) -> NDArray[np.float32]:
 
 def _coordinates(head: Head) -> list[Float3D]:
     """Open grid of the head's coordinates in mm."""
-    axes = np.ogrid[tuple(slice(n) for n in head.labels.shape)]
+    axes = np.ogrid[tuple(slice(n) for n in head.shape)]
     origin = head.affine[:3, 3]
     return [(a * head.voxel_mm + o).astype(np.float32) for a, o in zip(axes, origin, strict=True)]
 
@@ -179,8 +193,8 @@ def grow_lesion(
     axes = _coordinates(head)
     away = [(a - c) for a, c in zip(axes, centre_mm, strict=True)]
     reach = 2.2 * (volume_ml * 1000 * 3 / (4 * np.pi)) ** (1 / 3) + 6.0
-    lumps = smooth_field(head.labels.shape, rng, 9.0 / head.voxel_mm)
-    crumbs = smooth_field(head.labels.shape, rng, 3.0 / head.voxel_mm)
+    lumps = smooth_field(head.shape, rng, 9.0 / head.voxel_mm)
+    crumbs = smooth_field(head.shape, rng, 3.0 / head.voxel_mm)
     distance = np.sqrt(sum(a**2 for a in away)) * np.exp(0.22 * lumps + 0.07 * crumbs)
     tissue = ndimage.gaussian_filter((head.grey + head.white) * head.brain, 1.2 / head.voxel_mm)
     side = axes[0] * np.sign(centre_mm[0]) > 2.0
@@ -219,26 +233,29 @@ def age_lesion(
     """Give a lesion its stage: a chronic one is a cavity with a rim of 1 to 5 mm, else solid."""
     cavity = np.zeros(mask.shape, dtype=np.float32)
     if chronic:
-        box = _around(mask, margin_vox=3)
+        box = bounding_box(mask, 3)
         depth = ndimage.distance_transform_edt(mask[box]) * head.voxel_mm
         rim = 2.4 + 0.9 * smooth_field(depth.shape, rng, 6.0 / head.voxel_mm)
         cavity[box] = np.clip((depth - rim) / 1.5, 0.0, 1.0)
     return Lesion(mask, cavity)
 
 
-def paint(image: Float3D, head: Head, lesion: Lesion, contrast: Contrast) -> Float3D:
-    """Put a lesion into a rendered image, with an edge as soft as the image's."""
-    box = _around(lesion.mask, margin_vox=3)
-    tissue = ndimage.gaussian_filter(lesion.mask[box].astype(np.float32), 0.6 / head.voxel_mm)
+def paint(
+    image: Float3D, head: Head, lesion: Lesion, contrast: Contrast, rng: np.random.Generator
+) -> Float3D:
+    """Put a lesion into a rendered image: uneven signal, soft edge, some of the tissue left."""
+    box = bounding_box(lesion.mask, 3)
+    tissue = ndimage.gaussian_filter(lesion.mask[box].astype(np.float32), 0.8 / head.voxel_mm)
     cavity = lesion.cavity[box]
-    signal = np.where(lesion.cavity.any(), contrast.gliosis, contrast.infarct)
+    signal = contrast.gliosis if lesion.cavity.any() else contrast.infarct
+    uneven = signal * (1.0 + 0.07 * smooth_field(tissue.shape, rng, 3.0 / head.voxel_mm))
     painted = image.copy()
-    part = painted[box] * (1.0 - 0.85 * tissue) + 0.85 * tissue * signal
+    part = painted[box] * (1.0 - 0.8 * tissue) + 0.8 * tissue * uneven
     painted[box] = part * (1.0 - cavity) + cavity * contrast.csf
     return painted
 
 
-def rigid(rotation_deg: tuple[float, ...], translation_mm: tuple[float, ...]) -> Matrix:
+def rigid(rotation_deg: ArrayLike, translation_mm: ArrayLike) -> Matrix:
     """Rigid 4x4 matrix: rotation about the x, y and z axes through the origin, then translation."""
     matrix = np.eye(4)
     matrix[:3, :3] = Rotation.from_euler("xyz", rotation_deg, degrees=True).as_matrix()
@@ -246,15 +263,15 @@ def rigid(rotation_deg: tuple[float, ...], translation_mm: tuple[float, ...]) ->
     return matrix
 
 
-def scan_affine(
-    shape: tuple[int, int, int],
-    zooms: tuple[float, float, float],
+def scan_grid(
+    shape: Shape,
+    zooms: Point,
     *,
     codes: str = "RAS",
-    tilt_deg: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    tilt_deg: Point = (0.0, 0.0, 0.0),
     centre_mm: Point = (0.0, 0.0, 0.0),
-) -> Matrix:
-    """Affine (RAS+ mm) of a grid whose axes point along ``codes``, tilted, with a given centre.
+) -> Grid:
+    """Grid whose axes point along ``codes``, tilted, with a given centre.
 
     ``shape`` and ``zooms`` (mm) are those of the stored axes.
     """
@@ -265,32 +282,30 @@ def scan_affine(
     affine = np.eye(4)
     affine[:3, :3] = rigid(tilt_deg, (0.0, 0.0, 0.0))[:3, :3] @ linear
     affine[:3, 3] = np.array(centre_mm) - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
-    return affine
+    return Grid(shape, affine)
 
 
-def scan(data: NDArray, head: Head, pose: Matrix, shape: Shape, affine: Matrix) -> Float3D:
+def scan(data: NDArray, head: Head, pose: Matrix, grid: Grid) -> Float3D:
     """Sample a volume of the head on a scanner's grid.
 
     ``pose`` (4x4) takes the head's mm to the scanner's mm. Each voxel averages over its slice:
     samples about a voxel of the head apart, along the longest edge of the scan's voxel.
     """
-    zooms = np.linalg.norm(affine[:3, :3], axis=0)
+    zooms = np.linalg.norm(grid.affine[:3, :3], axis=0)
     axis = int(np.argmax(zooms))
     count = max(int(round(zooms[axis] / head.voxel_mm)), 1)
-    thin = np.diag([1.0, 1.0, 1.0, 1.0])
+    thin = np.eye(4)
     thin[axis, axis], thin[axis, 3] = 1.0 / count, 0.5 / count - 0.5
-    matrix = np.linalg.inv(pose @ head.affine) @ affine @ thin
-    size = [n * count if i == axis else n for i, n in enumerate(shape)]
-    fine = ndimage.affine_transform(
-        data, matrix, output_shape=tuple(size), output=np.float32, order=1
-    )
-    split = [*shape[:axis], shape[axis], count, *shape[axis + 1 :]]
-    return fine.reshape(split).mean(axis=axis + 1)
+    x, y, z = (n * count if i == axis else n for i, n in enumerate(grid.shape))
+    fine = Grid((x, y, z), grid.affine @ thin)
+    source = Grid(head.shape, head.affine)
+    samples = resample(data, source, fine, transform=np.linalg.inv(pose))
+    return samples.reshape(*grid.shape[:axis], -1, count, *grid.shape[axis + 1 :]).mean(axis + 1)
 
 
-def digitise(image: Float3D, rng: np.random.Generator, *, noise: float) -> NDArray[np.int16]:
+def digitise(image: Float3D, rng: np.random.Generator, *, noise: float) -> NDArray[np.uint8]:
     """Add Rician noise (standard deviation as a share of the brain's signal) and store integers.
 
-    The scale (250 for a signal of 1) is coarse on purpose: noise does not compress.
+    The scale (130 for a signal of 1) is coarse on purpose: noise does not compress.
     """
-    return np.rint(250.0 * rician(image, rng, noise)).astype(np.int16)
+    return np.clip(np.rint(130.0 * rician(image, rng, noise)), 0, 255).astype(np.uint8)
