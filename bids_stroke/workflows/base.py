@@ -13,7 +13,7 @@ from bids_stroke.config import Model as ModelOptions
 from bids_stroke.models.descriptor import Descriptor, OperatingPoint
 from bids_stroke.workflows.outputs import Output, init_outputs_wf, pair_outputs
 from bids_stroke.workflows.preproc import init_preproc_wf
-from bids_stroke.workflows.reports import init_reportlets_wf
+from bids_stroke.workflows.reports import EXTENSION, init_reportlets_wf, made_figures
 from bids_stroke.workflows.segment import init_segment_wf
 
 
@@ -106,9 +106,18 @@ def init_pair_wf(
         spaces=config.processing.output_spaces,
         bids_dir=config.dataset.bids_dir,
     )
+    outputs += _report_outputs(pair, descriptor)
     outputs_wf = init_outputs_wf(pair=pair, outputs=outputs, out_dir=config.dataset.output_dir)
     _connect(workflow, preproc_wf, segment_wf, reportlets_wf, outputs_wf, outputs)
     return workflow
+
+
+def _report_outputs(pair: Pair, descriptor: Descriptor) -> list[Output]:
+    """Figures of the report and the record of quality."""
+    figures = made_figures(pair, descriptor).items()
+    names = {f: {"desc": d, "suffix": s, "extension": EXTENSION} for f, (d, s) in figures}
+    drawn = [Output(source=field, kind="figure", extra=extra) for field, extra in names.items()]
+    return [*drawn, Output(source="qc", kind="qc")]
 
 
 def _preproc(

@@ -98,6 +98,7 @@ def _lesion_outputs(
         "IntendedUse": descriptor.intended_use,
         "SHA256": descriptor.checksums(),
     }
+    columns = {c: {"Description": text} for c, text in COLUMNS.items()}
     for modality in spaces:
         uri, name, space = uris[modality], modality.lower(), {"space": modality}
         made = {
@@ -121,15 +122,10 @@ def _lesion_outputs(
             extra=space,
             metadata={"Type": "Lesion", **made, **cut},
         )
-        yield Output(
-            source=f"{name}_labels", kind="lesion_dseg", extra=space, metadata={**made, **cut}
-        )
-        yield Output(
-            source=f"{name}_table",
-            kind="lesion_table",
-            extra=space,
-            metadata={c: {"Description": text} for c, text in COLUMNS.items()},
-        )
+        # Image and table share one sidecar: each writes all of it, in whatever order they come.
+        shared = {**made, **cut, **columns}
+        yield Output(source=f"{name}_labels", kind="lesion_dseg", extra=space, metadata=shared)
+        yield Output(source=f"{name}_table", kind="lesion_table", extra=space, metadata=shared)
 
 
 def pair_outputs(
