@@ -1,0 +1,142 @@
+"""What an output folder and its logs hold: sessions, failures, times."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bids_stroke.bids.names import output_path
+from bids_stroke.core.files import read_json
+
+_ERROR = re.compile(r"^\s*(?:[A-Za-z_]\w*\.)*([A-Z]\w*): (.+)$", re.MULTILINE)
+_NODE = re.compile(r"^Node: (\S+)", re.MULTILINE)
+_WRAPPERS = {"NodeExecutionError", "RuntimeWarning"}
+
+
+@dataclass(frozen=True)
+class Session:
+    """One pair that was processed: its record, its figures and its lesion tables by space."""
+
+    record: Mapping[str, Any]
+    figures: Mapping[str, Path]
+    tables: Mapping[str, pd.DataFrame]
+
+    @property
+    def label(self) -> str:
+        """``sub-01_ses-01_run-1``."""
+        return str(self.record["label"])
+
+    @property
+    def subject(self) -> str:
+        """Participant, without ``sub-``."""
+        return str(self.record["entities"]["subject"])
+
+    @property
+    def reference(self) -> str:
+        """Space whose numbers come first."""
+        return str(self.record["reference"])
+
+    @property
+    def lesions(self) -> Mapping[str, Any]:
+        """``count`` and ``volume_ml`` in the reference space."""
+        return self.record["lesions"][self.reference]
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """Lesion table in the reference space; empty where its file is missing."""
+        return self.tables.get(self.reference, pd.DataFrame())
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A step that failed: whose, where, why, and the whole text of the crash file."""
+
+    subject: str
+    node: str
+    message: str
+    traceback: str
+    file: Path
+
+
+def _figures(folder: Path, label: str) -> dict[str, Path]:
+    """Figures of a label by ``desc_suffix``, for example ``brain_T1w``."""
+    found = {}
+    for path in sorted(folder.glob(f"{label}_*desc-*.*")):
+        match = re.fullmatch(rf"{re.escape(label)}_desc-([A-Za-z0-9]+)_(\w+)", path.stem)
+        if match and path.suffix in {".webp", ".png", ".svg"}:
+            found[f"{match[1]}_{match[2]}"] = path
+    return found
+
+
+def _tables(output_dir: Path, record: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
+    tables = {}
+    for space in record["lesions"]:
+        path = output_dir / output_path(record["entities"], "lesion_table", space=space)
+        if path.is_file():
+            tables[space] = pd.read_csv(path, sep="\t", na_values="n/a")
+    return tables
+
+
+def sessions(output_dir: Path, subject: str = "*") -> list[Session]:
+    """Sessions with a quality record, of one participant or of all, by label."""
+    found = []
+    for path in sorted(Path(output_dir).glob(f"sub-{subject}/figures/*_desc-qc.json")):
+        record = read_json(path)
+        figures = _figures(path.parent, record["label"])
+        found.append(Session(record, figures, _tables(Path(output_dir), record)))
+    return found
+
+
+def newest_log(output_dir: Path) -> Path | None:
+    """Folder of the last run in ``logs``, by its time of change."""
+    folders = [f for f in (Path(output_dir) / "logs").glob("*") if f.is_dir()]
+    return max(folders, key=lambda folder: folder.stat().st_mtime, default=None)
+
+
+def error_sentence(text: str) -> str:
+    """The last error of a traceback, without its class: what a person should read first."""
+    errors = [m for m in _ERROR.finditer(text) if m[1] not in _WRAPPERS]
+    if errors:
+        return errors[-1][2].strip()
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "The step failed without a message."
+
+
+def failures(log_dir: Path | None, subject: str = "*") -> list[Failure]:
+    """Failed steps that a run's crash files tell of, by file name."""
+    if log_dir is None:
+        return []
+    return [_failure(path) for path in sorted(Path(log_dir).glob(f"sub-{subject}/crash*.txt"))]
+
+
+def _failure(path: Path) -> Failure:
+    text = path.read_text(encoding="utf-8", errors="replace")
+    node = _NODE.search(text)
+    return Failure(
+        subject=path.parent.name.removeprefix("sub-"),
+        node=node[1] if node else "",
+        message=error_sentence(text),
+        traceback=text.strip(),
+        file=path,
+    )
+
+
+def _timing_rows(log_dir: Path | None) -> Iterator[tuple[str, str, float]]:
+    path = Path(log_dir) / "timing.tsv" if log_dir else None
+    if path is None or not path.is_file():
+        return
+    rows = pd.read_csv(path, sep="\t", dtype={"label": str, "participant": str})
+    for label, step, seconds in zip(rows["label"], rows["step"], rows["seconds"], strict=True):
+        yield str(label), str(step), float(seconds)
+
+
+def timing(log_dir: Path | None) -> dict[str, dict[str, float]]:
+    """Seconds by label and step, steps in the order of the file."""
+    total: dict[str, dict[str, float]] = defaultdict(dict)
+    for label, step, seconds in _timing_rows(log_dir):
+        total[label][step] = total[label].get(step, 0.0) + seconds
+    return dict(total)

@@ -1,0 +1,79 @@
+"""What all pages share: templates, figures as data URIs, numbers in words."""
+
+from base64 import b64encode
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
+from bids_stroke import __version__, data
+from bids_stroke.core.files import write_text
+
+MEDIA = {".webp": "image/webp", ".png": "image/png", ".svg": "image/svg+xml"}
+
+
+def data_uri(path: Path) -> str:
+    """A figure as an address that holds its content."""
+    content = b64encode(path.read_bytes()).decode("ascii")
+    return f"data:{MEDIA[path.suffix]};base64,{content}"
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height in pixels; (0, 0) for drawings without pixels."""
+    if path.suffix == ".svg":
+        return 0, 0
+    with Image.open(path) as image:
+        return image.size
+
+
+def millilitres(value: float) -> str:
+    """A volume with as many digits as mean something: 12.3, 1.23, .0123 mL."""
+    digits = 1 if value >= 10 else 2 if value >= 0.1 or value == 0 else 3
+    return f"{value:.{digits}f} mL"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: 42 s, 3 min 20 s."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+
+
+@cache
+def _environment() -> Environment:
+    loader = FileSystemLoader(data.path("templates"))
+    environment = Environment(
+        loader=loader,
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        data_uri=data_uri, size=image_size, ml=millilitres, duration=duration
+    )
+    return environment
+
+
+def _asset(name: str) -> Markup:
+    """Style or script of the package, put into the page unchanged."""
+    return Markup(data.path("templates", name).read_text(encoding="utf-8"))  # noqa: S704
+
+
+def render(template: str, path: Path, **values: Any) -> Path:
+    """Fill a template of ``data/templates`` and write the page atomically."""
+    html = (
+        _environment()
+        .get_template(template)
+        .render(
+            style=_asset("page.css"),
+            script=_asset("page.js"),
+            version=__version__,
+            written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+            **values,
+        )
+    )
+    return write_text(Path(path), html)
