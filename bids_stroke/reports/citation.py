@@ -55,7 +55,7 @@ def reference(entry: str) -> str:
     place += [fields["year"]] if "year" in fields else []
     doi = f" doi:{fields['doi']}" if "doi" in fields else ""
     where = ", ".join(part for part in place if part)
-    return f"{_authors(fields['author'])}. {fields['title']}. {where}.{doi}"
+    return f"{_authors(fields['author']).rstrip('.')}. {fields['title']}. {where}.{doi}"
 
 
 def _plain(value: str) -> str:

@@ -33,7 +33,7 @@ def _side(table: pd.DataFrame) -> str:
     main = str(share.idxmax())
     place = {"left": "in the left hemisphere", "right": "in the right hemisphere"}
     where = place.get(main, "near the midline")
-    return where if share.max() >= ONE_SIDED else f"{share.max():.0%} of it {where}"
+    return where if share.max() >= ONE_SIDED else f"mostly {where} ({share.max():.0%})"
 
 
 def answer(session: Session) -> str:
