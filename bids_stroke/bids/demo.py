@@ -125,7 +125,7 @@ _PEOPLE = (
         about="3 mL, subacute; nearly isotropic FLAIR",
         visits=(
             Visit(
-                scans={"T1w": _MPRAGE, "FLAIR": _SPACE},
+                scans={"T1w": _COARSE, "FLAIR": _SPACE},
                 lesions=(Site(centre_mm=(24, -10, 12), volume_ml=3, chronic=False),),
             ),
         ),
@@ -205,7 +205,7 @@ _PEOPLE = (
 )
 
 _CONTRASTS = {"T1w": phantom.T1W, "FLAIR": phantom.FLAIR}
-_NOISE = {"T1w": 0.016, "FLAIR": 0.02}
+_NOISE = {"T1w": 0.015, "FLAIR": 0.019}
 _STORED = {"T1w": np.uint8, "FLAIR": np.int16}
 _TIMES: dict[tuple[str, bool], dict[str, float]] = {
     ("T1w", True): {
@@ -314,13 +314,20 @@ def remove_demo(root: Path) -> None:
     CannotCreate
         If the folder holds something, but no demonstration dataset.
     """
-    description = root / "dataset_description.json"
-    made = read_json(description).get("GeneratedBy", [{}]) if description.is_file() else [{}]
-    if made[0].get("Name") != GENERATOR:
+    if not _is_demo(root / "dataset_description.json"):
         raise CannotCreate(f"{root} is not a demonstration dataset: name a new or empty folder.")
     for person in _PEOPLE:
         shutil.rmtree(root / f"sub-{person.label}", ignore_errors=True)
     shutil.rmtree(root / _TRUTH, ignore_errors=True)
+
+
+def _is_demo(description: Path) -> bool:
+    """Was a dataset made here, going by its description?"""
+    try:
+        made_by = read_json(description)["GeneratedBy"][0]["Name"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+    return made_by == GENERATOR
 
 
 def _write_visit(
@@ -379,6 +386,8 @@ class _Scanner:
 
     def mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Bring a mask onto the grid: the voxels that are at least half of it."""
+        if not mask.any():
+            return np.zeros(self.protocol.shape, dtype=bool)
         return self.sample(mask.astype(np.float32)) >= 0.5
 
     def image(

@@ -426,6 +426,7 @@ def average_head(voxel_mm: float = 1.0) -> Head:
     _grow_skull(labels, cavity, affine)
     for part in (*_DEEP, _FRONTAL_SINUS):
         _paint(labels, affine, part)
+    labels[(cavity >= 0) & (cavity < max(1.5, voxel_mm / 2))] = _T.BONE  # nothing opens it
     aerated = labels.copy()
     _paint(aerated, affine, _MASTOID)
     cells = smooth_field(shape, rng, 2.5 / voxel_mm) > 0.1

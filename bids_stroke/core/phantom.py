@@ -1,7 +1,8 @@
 """Phantom people: the average head varied, its tissues given a contrast, and scanned.
 
 Everything here is synthetic. The anatomy is that of the MNI152 average, so it is smoother than
-any person's.
+any person's. Lesions are painted otherwise than in ``core.synthesis``, on purpose: a network that
+was trained on those must not meet its own recipe here.
 """
 
 from __future__ import annotations
@@ -95,7 +96,8 @@ def vary(head: Head, rng: np.random.Generator) -> Head:
 
     The grid stays; the midline stays near x = 0, and the two sides come to differ.
     """
-    step = _growth(head, rng) + _local(head, rng)
+    step = _growth(head, rng)
+    step += _local(head, rng)
     labels = warp(head.labels, step, order=0).astype(np.uint8)
     # Grey and white matter are needed in the brain alone, which is a third of the grid.
     box = bounding_box(head.brain | (labels == Tissue.BRAIN), round(12 / head.voxel_mm))
@@ -128,7 +130,8 @@ def _local(head: Head, rng: np.random.Generator) -> NDArray[np.float32]:
     mm = head.voxel_mm
     broad = displacement(head.shape, rng, amplitude=2.4 / mm, scale=45.0 / mm)
     fine = displacement(head.shape, rng, amplitude=1.2 / mm, scale=11.0 / mm)
-    return broad + fine * ndimage.gaussian_filter(head.brain.astype(np.float32), 3.0 / mm)
+    fine *= ndimage.gaussian_filter(head.brain.astype(np.float32), 3.0 / mm)
+    return broad + fine
 
 
 def _growth(head: Head, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -136,13 +139,16 @@ def _growth(head: Head, rng: np.random.Generator) -> NDArray[np.float32]:
 
     The template is larger than most heads, hence the sizes under 1.
     """
-    points = np.stack(np.broadcast_arrays(*_coordinates(head)))
+    axes = _coordinates(head)
     size = rng.uniform(0.89, 0.95) * rng.uniform(0.98, 1.02, 3)
-    scaling = points * (1.0 / size - 1.0)[:, None, None, None]
-    from_ventricles = points - np.array([0.0, -12.0, 12.0])[:, None, None, None]
-    reach = np.exp(-(from_ventricles**2).sum(axis=0) / (2 * 24.0**2))
-    widening = -rng.uniform(0.0, 0.3) * reach * from_ventricles
-    return ((scaling + widening) / head.voxel_mm).astype(np.float32)
+    widening = np.float32(rng.uniform(0.0, 0.3))
+    away = [axis - np.float32(c) for axis, c in zip(axes, (0.0, -12.0, 12.0), strict=True)]
+    x, y, z = (np.exp(-(a**2) / (2 * 24.0**2)) for a in away)
+    reach = widening * x * y * z
+    step = np.empty((3, *head.shape), dtype=np.float32)
+    for out, axis, a, ratio in zip(step, axes, away, size, strict=True):
+        out[:] = (axis * np.float32(1.0 / ratio - 1.0) - reach * a) / np.float32(head.voxel_mm)
+    return step
 
 
 def _coordinates(head: Head) -> list[Float3D]:
@@ -234,8 +240,8 @@ def age_lesion(
     cavity = np.zeros(mask.shape, dtype=np.float32)
     if chronic:
         box = bounding_box(mask, 3)
-        depth = ndimage.distance_transform_edt(mask[box]) * head.voxel_mm
-        rim = 2.4 + 0.9 * smooth_field(depth.shape, rng, 6.0 / head.voxel_mm)
+        depth = (ndimage.distance_transform_edt(mask[box]) - 0.5) * head.voxel_mm
+        rim = 2.0 + 0.9 * smooth_field(depth.shape, rng, 6.0 / head.voxel_mm)
         cavity[box] = np.clip((depth - rim) / 1.5, 0.0, 1.0)
     return Lesion(mask, cavity)
 
@@ -306,6 +312,6 @@ def scan(data: NDArray, head: Head, pose: Matrix, grid: Grid) -> Float3D:
 def digitise(image: Float3D, rng: np.random.Generator, *, noise: float) -> NDArray[np.uint8]:
     """Add Rician noise (standard deviation as a share of the brain's signal) and store integers.
 
-    The scale (130 for a signal of 1) is coarse on purpose: noise does not compress.
+    The scale (110 for a signal of 1) is coarse on purpose: noise does not compress.
     """
-    return np.clip(np.rint(130.0 * rician(image, rng, noise)), 0, 255).astype(np.uint8)
+    return np.clip(np.rint(110.0 * rician(image, rng, noise)), 0, 255).astype(np.uint8)
