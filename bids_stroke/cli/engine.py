@@ -1,0 +1,232 @@
+"""The nipype engine: its settings, and a process pool that outlives a worker's death."""
+
+import logging
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import nipype
+from nipype.pipeline.plugins.multiproc import MultiProcPlugin, run_node
+
+from bids_stroke.config import Execution
+from bids_stroke.errors import InputMissing, TryAgain, UsageError
+
+KILLED = (
+    "A worker process was killed while it ran this step, most likely because memory ran out: "
+    "give more memory, or lower --nprocs or --mem."
+)
+PRELOADED = ["nipype.pipeline.engine", "nibabel", "scipy.ndimage", "bids_stroke.interfaces.bids"]
+
+
+def start_worker(folder: str, log: str) -> None:
+    """Prepare a worker: its folder, and a log for whatever tools print."""
+    os.chdir(folder)
+    if log:
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        os.close(descriptor)
+
+
+class PatientMultiProcPlugin(MultiProcPlugin):
+    """nipype's MultiProc, without its endless wait for a worker that was killed.
+
+    When a worker dies, all running steps are lost: they are run again, one at a time, in a new
+    pool; a step that is lost a second time fails, and the others go on.
+    """
+
+    def __init__(self, plugin_args: dict[str, Any], worker_log: Path | None = None) -> None:
+        self.pool: ProcessPoolExecutor
+        self._log = str(worker_log or "")
+        self._nodes: dict[int, Any] = {}
+        self._sent_again: dict[int, Future[Any]] = {}
+        super().__init__(plugin_args=plugin_args)
+        self.pool.shutdown()
+        multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
+        self.pool = self._new_pool()
+
+    def _new_pool(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(
+            max_workers=self.processors,
+            initializer=start_worker,
+            initargs=(self._cwd, self._log),
+            mp_context=multiprocessing.get_context("forkserver"),
+        )
+
+    def _submit_job(self, node: Any, updatehash: bool = False) -> int:
+        self._taskid += 1
+        task = self._taskid
+        self._nodes[task] = node
+        self._task_obj[task] = self._send(node, updatehash, task)
+        return task
+
+    def _send(self, node: Any, updatehash: bool, task: int) -> "Future[Any]":
+        try:
+            future = self.pool.submit(run_node, node, updatehash, task)
+        except BrokenProcessPool:
+            self._replace_pool()
+            future = self.pool.submit(run_node, node, updatehash, task)
+        future.add_done_callback(partial(self._take_result, task))
+        return future
+
+    def _take_result(self, task: int, future: "Future[Any]") -> None:
+        if future.cancelled():
+            return
+        error = future.exception()
+        if error is None:
+            self._taskresult[task] = future.result()
+        else:
+            self._taskresult[task] = {"error": error}
+
+    def _get_result(self, taskid: int) -> Any:
+        """Result of a task; one that was lost is sent again, or has a traceback of ours."""
+        result = self._taskresult.get(taskid)
+        if result is None or "error" not in result:
+            return result
+        error = result["error"]
+        if not isinstance(error, BrokenProcessPool) or taskid in self._sent_again:
+            return {"result": None, "traceback": [_sentence(error)], "taskid": taskid}
+        if all(future.done() for future in self._sent_again.values()):
+            del self._taskresult[taskid]
+            self._replace_pool()
+            self._sent_again[taskid] = self._send(self._nodes[taskid], False, taskid)
+        return None
+
+    def _replace_pool(self) -> None:
+        """Start a pool of one worker in place of a broken one."""
+        if getattr(self.pool, "_broken", False):
+            self.processors = 1
+            self.pool.shutdown(wait=False)
+            self.pool = self._new_pool()
+
+    def close(self) -> None:
+        """Stop all workers, also those that are still at work."""
+        processes = list((getattr(self.pool, "_processes", None) or {}).values())
+        self.pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.terminate()
+
+
+def _sentence(error: BaseException) -> str:
+    """Last line of a traceback for an error of the pool itself."""
+    if isinstance(error, BrokenProcessPool):
+        return f"{TryAgain.__module__}.{TryAgain.__name__}: {KILLED}\n"
+    return f"{type(error).__name__}: {error}\n"
+
+
+def configure(execution: Execution, log_dir: Path, nodes: int) -> None:
+    """Set nipype's own configuration of this process, and send its messages to the logs."""
+    nipype.config.update_config(
+        {
+            "logging": {"workflow_level": "INFO", "utils_level": "INFO", "log_to_file": "false"},
+            "monitoring": {"enabled": str(execution.resource_monitor).lower()},
+            "execution": {
+                "crashfile_format": "txt",
+                "hash_method": "timestamp",
+                "poll_sleep_duration": str(max(0.05, nodes / 5000)),
+                "stop_on_first_crash": str(execution.stop_on_first_crash).lower(),
+                "remove_unnecessary_outputs": "false",
+                "create_report": "false",
+                "check_version": "false",
+            },
+        }
+    )
+    nipype.logging.update_logging(nipype.config)
+    _log_to(log_dir / "nipype.log", keep_terminal=execution.verbose > 0)
+
+
+def _log_to(path: Path, *, keep_terminal: bool) -> None:
+    logger = logging.getLogger("nipype")
+    for handler in list(logger.handlers):
+        if isinstance(handler, logging.FileHandler) or not keep_terminal:
+            logger.removeHandler(handler)
+            handler.close()
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s: %(message)s"))
+    logger.addHandler(handler)
+    logger.propagate = False
+
+
+def stop_logging() -> None:
+    """Close the log file of the run."""
+    logger = logging.getLogger("nipype")
+    for handler in list(logger.handlers):
+        if isinstance(handler, logging.FileHandler):
+            logger.removeHandler(handler)
+            handler.close()
+
+
+def run_workflow(
+    workflow: Any, execution: Execution, callback: Callable[[Any, str], None], log_dir: Path
+) -> Exception | None:
+    """Run a workflow to its end; returns the error that nipype raises when nodes failed."""
+    name, arguments = read_plugin(execution.plugin_file) if execution.plugin_file else ("", {})
+    if name in ("", "MultiProc"):
+        log = log_dir / "workers.log" if execution.verbose < 2 else None
+        plugin: Any = PatientMultiProcPlugin({**pool_arguments(execution), **arguments}, log)
+    else:
+        plugin = _plugin_class(name)(plugin_args=arguments)
+    plugin._status_callback = callback
+    try:
+        workflow.run(plugin=plugin)
+    except Exception as error:  # noqa: BLE001 - nipype raises what nodes raised, after all ran
+        return error
+    finally:
+        if isinstance(plugin, PatientMultiProcPlugin):
+            plugin.close()
+    return None
+
+
+def pool_arguments(execution: Execution) -> dict[str, Any]:
+    """Arguments of the pool: cores, GPU slots, and memory where there is a limit to it."""
+    arguments = {
+        "n_procs": execution.nprocs,
+        "n_gpu_procs": execution.gpu_slots,
+        "raise_insufficient": False,
+        "mp_context": "forkserver",
+    }
+    memory = execution.memory_gb or container_memory_gb(Path("/sys/fs/cgroup/memory.max"))
+    return {**arguments, "memory_gb": memory} if memory else arguments
+
+
+def container_memory_gb(path: Path) -> float | None:
+    """Nine tenths of what a control group (version 2) allows, in GB; None without a limit."""
+    try:
+        return 0.9 * int(path.read_text(encoding="ascii")) / 1024**3
+    except (OSError, ValueError):
+        return None
+
+
+def _plugin_class(name: str) -> Any:
+    from nipype.pipeline import plugins
+
+    try:
+        return getattr(plugins, f"{name}Plugin")
+    except AttributeError as error:
+        raise UsageError(f"nipype has no plugin '{name}': check --nipype-plugin-file.") from error
+
+
+def read_plugin(path: Path) -> tuple[str, dict[str, Any]]:
+    """Name and arguments of a nipype plugin from a YAML or JSON file.
+
+    Raises InputMissing when it can't be read and UsageError when it does not name a plugin.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputMissing(f"The plugin file {path} can't be read: {error}.") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"The plugin file {path} is neither YAML nor JSON: {error}.") from error
+    if not isinstance(content, dict) or not isinstance(content.get("plugin"), str):
+        raise UsageError(f"The plugin file {path} must have the key 'plugin' with a name.")
+    return content["plugin"], dict(content.get("plugin_args") or {})

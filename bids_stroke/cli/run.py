@@ -1,0 +1,447 @@
+"""The BIDS App: ``main(argv)`` checks, plans, runs, reports, and returns the exit code."""
+
+import errno
+import os
+import shutil
+import sys
+import traceback
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from bids_stroke.cli.parser import parse
+from bids_stroke.config import Config, dumps
+from bids_stroke.errors import (
+    BidsStrokeError,
+    CannotCreate,
+    InputMissing,
+    InputOutputError,
+    NothingSelected,
+    TryAgain,
+    UnusableData,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from bids_stroke.bids.pairs import Pair, Selection
+    from bids_stroke.cli.outcome import Failure
+    from bids_stroke.cli.progress import Tracker
+    from bids_stroke.models.descriptor import Descriptor
+
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do: pairs that have a model, and pairs that are refused, with the error."""
+
+    selection: "Selection"
+    models: "Mapping[str, tuple[Descriptor, str]]"
+    refused: "Mapping[str, BidsStrokeError]"
+
+    @property
+    def pairs(self) -> "list[Pair]":
+        """Pairs that will be processed."""
+        return [pair for pair in self.selection.pairs if pair.label in self.models]
+
+    @property
+    def participants(self) -> list[str]:
+        """All participants of the plan, with ``sub-``, sorted."""
+        return sorted({f"sub-{pair.subject}" for pair in self.selection.pairs})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; an expected error becomes one line on stderr and its exit code."""
+    try:
+        return run(parse(argv))
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else 0
+    except BidsStrokeError as error:
+        return _say_error(error)
+    except KeyboardInterrupt:
+        print("bids_stroke: interrupted; a run with the same -w goes on.", file=sys.stderr)
+        return INTERRUPTED
+    except MemoryError:
+        return _say_error(TryAgain("Memory ran out: give more, or lower --nprocs."))
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return _say_error(
+            TryAgain(f"{error}: free some disk.") if full else InputOutputError(error)
+        )
+
+
+def _say_error(error: BidsStrokeError) -> int:
+    print(f"bids_stroke: {error}", file=sys.stderr)
+    return error.exit_code
+
+
+def run(config: Config) -> int:
+    """Run an analysis level and return the exit code; raises the errors that end a run."""
+    from bids_stroke.bids import checks
+
+    dataset = config.dataset
+    check_places(config)
+    if dataset.skip_validation:
+        checks.check_folder(dataset.bids_dir)
+    else:
+        checks.check_dataset(dataset.bids_dir)
+    for name, path in dataset.derivatives.items():
+        if not path.is_dir():
+            raise InputMissing(f"There is no folder {path}: check -d {name}=.")
+    if dataset.level == "group":
+        return run_group(config)
+    return run_participants(config)
+
+
+def check_places(config: Config) -> None:
+    """Refuse folders that would change the input dataset; raises UsageError."""
+    bids_dir = config.dataset.bids_dir.resolve()
+    output_dir = config.dataset.output_dir.resolve()
+    if output_dir == bids_dir:
+        raise UsageError("OUTPUT_DIR can't be BIDS_DIR: use BIDS_DIR/derivatives/bids_stroke.")
+    if _is_in_subject(output_dir, bids_dir):
+        raise UsageError("OUTPUT_DIR can't be in a participant's folder of BIDS_DIR.")
+    work_dir = config.execution.work_dir.resolve()
+    if work_dir.is_relative_to(bids_dir):
+        raise UsageError(f"The work folder {work_dir} can't be inside BIDS_DIR: choose one by -w.")
+
+
+def _is_in_subject(path: Path, bids_dir: Path) -> bool:
+    return path.is_relative_to(bids_dir) and path.relative_to(bids_dir).parts[0].startswith("sub-")
+
+
+def run_group(config: Config) -> int:
+    """Tables and page of the whole cohort, from the files in the output folder."""
+    from bids_stroke.reports.group import write_group
+
+    dataset = config.dataset
+    _require_output(dataset.output_dir)
+    page = write_group(
+        bids_dir=dataset.bids_dir,
+        output_dir=dataset.output_dir,
+        references=find_references(config),
+    )
+    print(f"The cohort's page is {page}")
+    return 0
+
+
+def find_references(config: Config) -> dict[str, dict[str, Path]]:
+    """Reference lesion masks by label and space; raises InputMissing for an unknown --reference."""
+    from bids_stroke.bids.masks import find_reference_masks, reference_roots
+
+    dataset = config.dataset
+    roots = reference_roots(
+        dataset.bids_dir,
+        derivatives=dataset.derivatives,
+        output_dir=dataset.output_dir,
+        reference=dataset.reference,
+    )
+    if dataset.reference and not roots:
+        raise InputMissing(
+            f"There is no '{dataset.reference}' among -d or in {dataset.bids_dir / 'derivatives'}: "
+            "check --reference."
+        )
+    wanted = dataset.filters.get("mask", {})
+    found = {
+        pair.label: find_reference_masks(roots, pair, wanted) for pair in select_pairs(config).pairs
+    }
+    return {label: masks for label, masks in found.items() if masks}
+
+
+def _require_output(output_dir: Path) -> None:
+    if not any(output_dir.glob("sub-*")):
+        raise InputMissing(
+            f"{output_dir} holds no results: run the participant level first, with this OUTPUT_DIR."
+        )
+
+
+def run_participants(config: Config) -> int:
+    """The participant level."""
+    if config.execution.reports_only:
+        return write_reports_only(config)
+    plan = make_plan(config)
+    if config.execution.dry_run:
+        _print_plan(config, plan)
+        return 0
+    log_dir = start_logs(config)
+    for pair in plan.selection.pairs:
+        if pair.label in plan.refused:
+            _outcome().write_refusal(log_dir, pair, plan.refused[pair.label])
+    with _environment(config), _quiet(config):
+        workflow = build_workflow(config, plan, log_dir)
+        _write_methods(workflow, config, log_dir)
+        if config.execution.boilerplate_only:
+            print(f"The methods text is in {config.dataset.output_dir / 'logs'}")
+            return 0
+        tracker = execute(config, plan, workflow, log_dir)
+        return finish(config, plan, tracker, log_dir)
+
+
+def make_plan(config: Config) -> Plan:
+    """Find pairs and choose a model for each.
+
+    Raises NothingSelected when there is no pair, and the error of a model when no pair has one.
+    """
+    selection = select_pairs(config)
+    if not selection.pairs:
+        raise NothingSelected(
+            f"No T1w or FLAIR image of {config.dataset.bids_dir} passes: check the labels and the "
+            "filter file."
+        )
+    models, refused = choose_models(config, selection.pairs)
+    if not models:
+        raise next(iter(refused.values()))
+    return Plan(selection, models, refused)
+
+
+def select_pairs(config: Config) -> "Selection":
+    """Pairs of the input dataset that the labels and filters of a run let through."""
+    from bids_stroke.bids.checks import check_participants
+    from bids_stroke.bids.layout import build_layout
+    from bids_stroke.bids.pairs import select
+
+    dataset = config.dataset
+    check_participants(dataset.bids_dir, dataset.participants)
+    layout = build_layout(
+        dataset.bids_dir, participants=dataset.participants, database_dir=dataset.database_dir
+    )
+    return select(
+        layout,
+        participants=dataset.participants,
+        sessions=dataset.sessions,
+        filters=dataset.filters,
+        derivatives=dataset.derivatives,
+    )
+
+
+def choose_models(
+    config: Config, pairs: "Iterable[Pair]"
+) -> "tuple[dict[str, tuple[Descriptor, str]], dict[str, BidsStrokeError]]":
+    """Model of each pair by label, and the error of those that no model can process."""
+    from bids_stroke.models.descriptor import choose
+
+    models: dict[str, tuple[Descriptor, str]] = {}
+    refused: dict[str, BidsStrokeError] = {}
+    for pair in pairs:
+        try:
+            models[pair.label] = choose(config.model.name, pair.modalities, config.model.models_dir)
+        except UnusableData as error:
+            refused[pair.label] = error
+    return models, refused
+
+
+def _print_plan(config: Config, plan: Plan) -> None:
+    from bids_stroke.cli.plan import plan_text
+
+    refused = {label: str(error) for label, error in plan.refused.items()}
+    print(plan_text(config, plan.selection, plan.models, refused), end="")
+
+
+def start_logs(config: Config) -> Path:
+    """Describe the output dataset and make the folder of this run's logs with its settings."""
+    from bids_stroke.bids.description import describe_dataset
+    from bids_stroke.core.files import write_text
+
+    dataset = config.dataset
+    describe_dataset(dataset.output_dir, dataset.bids_dir, derivatives=dataset.derivatives)
+    name = f"{datetime.now():%Y%m%d-%H%M%S}_{uuid4()}"
+    log_dir = dataset.output_dir / "logs" / name
+    try:
+        log_dir.mkdir(parents=True)
+        write_text(log_dir / "bids_stroke.toml", dumps(config))
+    except OSError as error:
+        raise CannotCreate(f"The logs can't be written to {log_dir}: {error}.") from error
+    return log_dir
+
+
+@contextmanager
+def _environment(config: Config) -> Iterator[None]:
+    """The environment of a run, and as it was afterwards."""
+    from bids_stroke.cli.environment import OWN_FOLDERS, prepare
+
+    if config.execution.clean_workdir:
+        for name in OWN_FOLDERS:
+            shutil.rmtree(config.execution.work_dir / name, ignore_errors=True)
+    before = dict(os.environ)
+    os.environ.update(prepare(config.execution))
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextmanager
+def _quiet(config: Config) -> Iterator[None]:
+    """Keep warnings of libraries off the terminal, unless asked to say more."""
+    with warnings.catch_warnings():
+        if not config.execution.verbose:
+            warnings.simplefilter("ignore")
+        yield
+
+
+def build_workflow(config: Config, plan: Plan, log_dir: Path) -> Any:
+    """The graph of all pairs of a plan."""
+    from bids_stroke.workflows.base import init_bids_stroke_wf
+
+    return init_bids_stroke_wf(
+        config=config,
+        pairs=plan.pairs,
+        descriptors=plan.models,
+        device=resolve_device(config.execution.device),
+        log_dir=log_dir,
+    )
+
+
+def resolve_device(device: str) -> str:
+    """Device to run on; ``auto`` is a CUDA GPU where there is one, else the processor.
+
+    Raises UsageError when a GPU is asked for that is not there.
+    """
+    if device == "cpu":
+        return device
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, index = device.partition(":")
+    number = torch.cuda.device_count() if kind == "cuda" else int(torch.backends.mps.is_available())
+    if int(index or 0) >= number:
+        raise UsageError(f"There is no device '{device}' here: use --device auto or cpu.")
+    return device
+
+
+def _write_methods(workflow: Any, config: Config, log_dir: Path) -> None:
+    from bids_stroke.reports.citation import write_citation
+
+    write_citation(workflow.visit_desc(), config.dataset.output_dir / "logs")
+    if config.execution.write_graph:
+        _write_graph(workflow, log_dir)
+
+
+def _write_graph(workflow: Any, log_dir: Path) -> None:
+    """Draw the graph as SVG where graphviz is installed, else leave its ``.dot`` file."""
+    target = log_dir / "graph.dot"
+    try:
+        workflow.write_graph(dotfilename=str(target), graph2use="colored", format="svg")
+    except OSError:
+        print(f"graphviz is not installed: the graph is left as {target}", file=sys.stderr)
+
+
+def execute(config: Config, plan: Plan, workflow: Any, log_dir: Path) -> "Tracker":
+    """Run the graph, show progress and keep times; failed nodes leave crash files in the logs."""
+    from bids_stroke.cli import engine, progress
+
+    labels = workflow_labels(plan.pairs)
+    nodes = node_names(workflow)
+    engine.configure(config.execution, log_dir, len(nodes))
+    display = progress.choose_display(list(labels.values()))
+    tracker = progress.Tracker(labels, nodes, display)
+    try:
+        with display:
+            error = engine.run_workflow(workflow, config.execution, tracker, log_dir)
+    finally:
+        engine.stop_logging()
+        progress.write_timing(tracker.times, log_dir / "timing.tsv")
+    if error and not tracker.failed:
+        (log_dir / "error.txt").write_text("".join(traceback.format_exception(error)))
+        raise BidsStrokeError(f"The run broke off: {error} (see {log_dir / 'error.txt'}).")
+    _keep_resources(config, workflow, log_dir)
+    return tracker
+
+
+def workflow_labels(pairs: "Iterable[Pair]") -> dict[str, str]:
+    """Labels of pairs by the names of their sub-workflows."""
+    return {pair.label.replace("-", "_") + "_wf": pair.label for pair in pairs}
+
+
+def node_names(workflow: Any) -> list[str]:
+    """Full names of the nodes that run; nipype takes identity nodes out of the graph."""
+    from nipype.interfaces.utility import IdentityInterface
+
+    return [
+        f"{workflow.name}.{name}"
+        for name in workflow.list_node_names()
+        if not isinstance(workflow.get_node(name).interface, IdentityInterface)
+    ]
+
+
+def _keep_resources(config: Config, workflow: Any, log_dir: Path) -> None:
+    record = config.execution.work_dir / workflow.name / "resource_monitor.json"
+    if config.execution.resource_monitor and record.is_file():
+        shutil.copyfile(record, log_dir / record.name)
+
+
+def finish(config: Config, plan: Plan, tracker: "Tracker", log_dir: Path) -> int:
+    """Write the report pages, print times and the summary, and return the exit code."""
+    from bids_stroke.cli.progress import timing_lines
+
+    outcome = _outcome()
+    labels = workflow_labels(plan.selection.pairs)
+    failed = [*outcome.failures(log_dir, labels), *_unfinished(plan, tracker)]
+    failed += _write_reports(config, plan.participants, log_dir)
+    for line in timing_lines(tracker.times):
+        print(line)
+    output_dir = config.dataset.output_dir
+    for line in outcome.summary_lines(plan.participants, failed, output_dir):
+        print(line)
+    print(f"Settings, messages and times are in {log_dir}")
+    return outcome.exit_code(failed)
+
+
+def _unfinished(plan: Plan, tracker: "Tracker") -> "Iterator[Failure]":
+    """Pairs that nothing is wrong with, but that the run did not get to."""
+    for pair in plan.pairs:
+        if tracker.left(pair.label) and pair.label not in tracker.failed:
+            message = "The run was stopped before it was complete."
+            yield _outcome().Failure(f"sub-{pair.subject}", pair.label, message)
+
+
+def _write_reports(
+    config: Config, participants: Iterable[str], log_dir: Path | None
+) -> "list[Failure]":
+    """Pages of participants; one that can't be written is a failure of that participant."""
+    from bids_stroke.reports.participant import write_participant_report
+
+    failed = []
+    for participant in participants:
+        try:
+            write_participant_report(
+                config.dataset.output_dir, participant.removeprefix("sub-"), log_dir
+            )
+        except Exception as error:  # noqa: BLE001 - one page must not take the others with it
+            if config.execution.verbose:
+                traceback.print_exc()
+            message = f"The report page can't be written: {error}"
+            failed.append(_outcome().Failure(participant, participant, message))
+    return failed
+
+
+def write_reports_only(config: Config) -> int:
+    """Report pages anew, from what the output folder holds."""
+    output_dir, outcome = config.dataset.output_dir, _outcome()
+    _require_output(output_dir)
+    wanted = [f"sub-{label}" for label in config.dataset.participants]
+    there = sorted(p.name for p in output_dir.glob("sub-*") if p.is_dir())
+    participants = [one for one in there if one in wanted] if wanted else there
+    if not participants:
+        raise NothingSelected(f"{output_dir} has no results of {', '.join(wanted)}.")
+    failed = _write_reports(config, participants, None)
+    for line in outcome.summary_lines(participants, failed, output_dir):
+        print(line)
+    return outcome.exit_code(failed)
+
+
+def _outcome() -> Any:
+    from bids_stroke.cli import outcome
+
+    return outcome
+
+
+if __name__ == "__main__":
+    sys.exit(main())
