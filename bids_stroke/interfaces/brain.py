@@ -1,0 +1,150 @@
+"""Brain extraction: one interface in front of networks, precomputed masks and bare brains."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nibabel.affines import voxel_sizes
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    Directory,
+    File,
+    SimpleInterface,
+    TraitedSpec,
+    isdefined,
+    traits,
+)
+
+from bids_stroke.core import brain, geometry, intensity
+from bids_stroke.core.conform import read_mask
+from bids_stroke.core.files import save_image, write_json
+from bids_stroke.core.geometry import Grid
+from bids_stroke.errors import UnusableData
+from bids_stroke.interfaces.images import read
+
+MIN_KEPT = 0.9  # share of a precomputed mask that must lie on the image
+
+
+def precomputed_mask(path: Path, grid: Grid) -> tuple[np.ndarray, list[str]]:
+    """A given brain mask on an image's grid, uint8, and notes on what was done to it.
+
+    Another grid than the image's, up to a turn of axes, is resampled by nearest neighbour. Raises
+    UnusableData when less than nine tenths of the mask lie on the image.
+    """
+    mask, affine = read_mask(path)
+    source = Grid(mask.shape, affine)
+    moved = geometry.resample(mask, source, grid, order=0).astype(np.uint8)
+    kept = brain.volume_ml(moved, grid.affine) / brain.volume_ml(mask, affine)
+    if kept < MIN_KEPT:
+        raise UnusableData(f"Only {kept:.0%} of the brain mask {path} lies on its image: check it.")
+    if geometry.same_grid(_ras(source), _ras(grid)):
+        return moved, []
+    return moved, ["The brain mask was resampled to the image's grid (nearest neighbour)."]
+
+
+def _ras(grid: Grid) -> Grid:
+    """The same grid with its axes in RAS order."""
+    turned, affine = geometry.to_ras(np.zeros(grid.shape, dtype=bool), grid.affine)
+    return Grid(turned.shape, affine)
+
+
+class _ExtractInput(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="image with or without its skull")
+    in_mask = File(exists=True, desc="precomputed brain mask, on the image's grid or near it")
+    method = traits.Enum(
+        "auto",
+        "deepbet",
+        "embedded",
+        "hd-bet",
+        "hd-bet-1",
+        "precomputed",
+        "skip",
+        usedefault=True,
+        desc="what is asked for; a precomputed mask wins",
+    )
+    weights = Directory(exists=True, desc="model folder of HD-BET 2 (holds fold_all)")
+    folds = traits.Range(1, 5, 5, usedefault=True, desc="folds of HD-BET 1")
+    tta = traits.Bool(False, usedefault=True, desc="mirroring of HD-BET 1 and 2")
+    device = traits.Str("cpu", usedefault=True, nohash=True, desc="torch device")
+    use_gpu = traits.Bool(False, usedefault=True, nohash=True, desc="takes a slot of nipype's GPUs")
+    num_threads = traits.Int(1, usedefault=True, nohash=True, desc="threads on a CPU")
+
+
+class _ExtractOutput(TraitedSpec):
+    out_file = File(desc="image that is exactly 0 outside the brain")
+    out_mask = File(desc="brain mask on the image's grid, uint8")
+    qc = File(desc="JSON: method, version, weights_sha256, volume_ml, notes, flags")
+
+
+class ExtractBrain(SimpleInterface):
+    """Find the brain in an image of any orientation (``models.brain``)."""
+
+    input_spec = _ExtractInput
+    output_spec = _ExtractOutput
+
+    def _run_interface(self, runtime: Any) -> Any:
+        from bids_stroke.models import brain as networks
+
+        data, grid = read(self.inputs.in_file)
+        weights = Path(self.inputs.weights) if isdefined(self.inputs.weights) else None
+        stripped = brain.looks_skull_stripped(data, grid.affine)
+        method = networks.resolve_method(
+            self.inputs.method,
+            has_mask=isdefined(self.inputs.in_mask),
+            has_weights=networks.has_hdbet_weights(weights),
+            skull_stripped=stripped,
+        )
+        options = networks.Options(
+            device=self.inputs.device,
+            weights=weights,
+            folds=self.inputs.folds,
+            tta=self.inputs.tta,
+        )
+        mask, notes = self._mask(method, data, grid, options)
+        if stripped:
+            notes.append("The image was skull-stripped before.")
+        ras_mask, ras_affine = geometry.to_ras(mask, grid.affine)
+        record = {
+            "method": method,
+            "asked": self.inputs.method,
+            **networks.provenance(method, options),
+            "volume_ml": round(brain.volume_ml(mask, grid.affine), 1),
+            "skull_stripped_input": stripped,
+            "notes": notes,
+            "flags": brain.brain_flags(ras_mask, ras_affine),
+        }
+        self._write(Path(runtime.cwd), data, mask, grid, record)
+        return runtime
+
+    def _mask(
+        self, method: str, data: np.ndarray, grid: Grid, options: Any
+    ) -> tuple[np.ndarray, list[str]]:
+        """Brain mask on the image's grid, and notes on how it came about."""
+        if method == "precomputed":
+            return precomputed_mask(Path(self.inputs.in_mask), grid)
+        if method == "skip":
+            return brain.nonzero_mask(data), []
+        return self._network_mask(method, data, grid, options), []
+
+    def _network_mask(self, method: str, data: np.ndarray, grid: Grid, options: Any) -> np.ndarray:
+        """Mask by a network, which sees the image in RAS order, brought back exactly."""
+        import torch
+
+        from bids_stroke.models import brain as networks
+
+        torch.set_num_threads(self.inputs.num_threads)
+        ras, affine = geometry.to_ras(data, grid.affine)
+        x, y, z = map(float, voxel_sizes(affine))
+        mask = brain.clean_mask(networks.extract(method, ras, (x, y, z), options))
+        back = geometry.resample(mask, geometry.Grid(mask.shape, affine), grid, order=0)
+        return back.astype(np.uint8)
+
+    def _write(
+        self, cwd: Path, data: np.ndarray, mask: np.ndarray, grid: Grid, record: dict[str, Any]
+    ) -> None:
+        bare = intensity.masked(data, mask)
+        out_file = save_image(bare, grid.affine, cwd / "brain.nii.gz", dtype=np.float32)
+        out_mask = save_image(mask, grid.affine, cwd / "brain_mask.nii.gz", dtype=np.uint8)
+        self._results["out_file"] = str(out_file)
+        self._results["out_mask"] = str(out_mask)
+        self._results["qc"] = str(write_json(cwd / "brain.json", record))
