@@ -363,7 +363,7 @@ _EXTRACTION = {
     "deepbet": "by deepbet [@deepbet]",
     "embedded": "by deepbet [@deepbet]",
     "hd-bet": "by HD-BET 2 [@hdbet]",
-    "hd-bet-1": "by HD-BET 1 [@hdbet1]",
+    "hd-bet-1": "by HD-BET 1 [@hdbet]",
     "precomputed": "by a precomputed mask",
     "skip": "as all voxels other than 0, for the images were skull-stripped",
 }
