@@ -1,6 +1,5 @@
 """What a reader should look at twice: flags from numbers and masks, and the record of a session."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -12,11 +11,7 @@ from scipy import ndimage
 Array = NDArray[Any]
 Severity = Literal["note", "warning"]
 
-USUAL_BRAIN_ML = (800.0, 2000.0)  # adults; children and masks without cerebellum lie below
 USUAL_LESION_ML = (0.1, 400.0)  # over 400 mL is more than a whole middle cerebral artery territory
-MAX_ROTATION_DEG = 20.0
-MAX_TRANSLATION_MM = 30.0
-MIN_OVERLAP_DICE = 0.85
 EDGE_MM = 2.0
 EDGE_SHARE = 0.5
 MIN_CONFIDENCE = 0.5
@@ -32,45 +27,10 @@ class Flag:
     message: str
 
 
-def registration_flags(record: Mapping[str, Any]) -> list[Flag]:
-    """Flags of a rigid registration, from ``similarity_before``, ``similarity_after`` (larger is
-    better), ``rotation_deg``, ``translation_mm`` and ``brain_overlap_dice``; absent keys are
-    skipped.
-    """
-
-    def number(key: str) -> float:
-        value = record.get(key)
-        return math.nan if value is None else float(value)
-
-    before, after = number("similarity_before"), number("similarity_after")
-    rotation, translation = number("rotation_deg"), number("translation_mm")
-    overlap = number("brain_overlap_dice")
-    flags = []
-    if after < before:
-        message = (
-            f"Registration made the images less alike ({before:.3f} before, {after:.3f} after)."
-        )
-        flags.append(Flag("registration_worse", "warning", message))
-    if rotation > MAX_ROTATION_DEG or translation > MAX_TRANSLATION_MM:
-        message = f"Registration moved the image far: {rotation:.1f} degrees, {translation:.1f} mm."
-        flags.append(Flag("registration_large_motion", "warning", message))
-    if overlap < MIN_OVERLAP_DICE:
-        message = (
-            f"The brains of T1w and FLAIR overlap little after registration: Dice {overlap:.2f}."
-        )
-        flags.append(Flag("registration_low_overlap", "warning", message))
-    return flags
-
-
-def brain_flags(modality: str, volume_ml: float) -> list[Flag]:
-    """Flag a brain whose volume (mL) is outside the range that is usual for adults."""
-    low, high = USUAL_BRAIN_ML
-    if low <= volume_ml <= high:
-        return []
-    message = (
-        f"The {modality} brain mask holds {volume_ml:.0f} mL; {low:.0f} to {high:.0f} mL is usual."
-    )
-    return [Flag("brain_volume_unusual", "warning", message)]
+def step_flags(code: str, sentences: Iterable[str], about: str = "") -> list[Flag]:
+    """Warnings of an earlier step (``similarity.registration_flags``, ``brain.brain_flags``)."""
+    prefix = f"{about}: " if about else ""
+    return [Flag(code, "warning", f"{prefix}{sentence}") for sentence in sentences]
 
 
 def lesion_volume_flags(count: int, volume_ml: float) -> list[Flag]:

@@ -232,10 +232,10 @@ class QualityRecord(SimpleInterface):
         brain = _array(getattr(self.inputs, f"{name}_mask"))
         zooms = [float(z) for z in labels.header.get_zooms()[:3]]
         volumes = {space: of["volume_ml"] for space, of in lesions.items()}
-        flags = quality.registration_flags(registration)
+        flags = quality.step_flags("registration", registration.get("flags", []))
         for modality in self.inputs.files:
-            measured = self._json(f"brain_qc_{modality.lower()}").get("volume_ml")
-            flags += quality.brain_flags(modality, measured) if measured is not None else []
+            sentences = self._json(f"brain_qc_{modality.lower()}").get("flags", [])
+            flags += quality.step_flags("brain_mask", sentences, modality)
         return [
             *flags,
             *quality.lesion_volume_flags(main["count"], main["volume_ml"]),

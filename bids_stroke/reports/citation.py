@@ -71,12 +71,20 @@ def _authors(names: str) -> str:
     return f"{shown[0]} et al." if more else ", ".join(shown)
 
 
-def _numbered(text: str, prefix: str) -> Iterator[str]:
+def _rendered(text: str, level: int) -> str:
+    """HTML of Markdown without raw HTML, links and images; headings start at ``level``."""
+    markdown = MarkdownIt("commonmark", {"html": False}).disable(["link", "image", "autolink"])
+    return re.sub(
+        r"(</?h)([1-6])>",
+        lambda m: f"{m[1]}{min(int(m[2]) + level - 1, 6)}>",
+        markdown.render(text),
+    )
+
+
+def _numbered(text: str, rendered: str, prefix: str) -> Iterator[str]:
     """Rendered HTML with each citation as a link to its place in the list of references."""
     number = {key: i for i, key in enumerate(cited_keys(text), 1)}
-    html = MarkdownIt("commonmark", {"html": False}).disable(["link", "image", "autolink"])
     end = 0
-    rendered = html.render(text)
     for match in _CITED.finditer(rendered):
         keys = [key.strip().lstrip("@") for key in match[1].split(";")]
         links = [f'<a href="#{prefix}{number[k]}">{number[k]}</a>' for k in keys]
@@ -85,10 +93,10 @@ def _numbered(text: str, prefix: str) -> Iterator[str]:
     yield rendered[end:]
 
 
-def methods_html(text: str, prefix: str = "ref-") -> Markup:
+def methods_html(text: str, *, level: int = 2, prefix: str = "ref-") -> Markup:
     """Safe HTML of a methods text, with numbered references; no raw HTML and no address passes."""
     entries = _entries()
-    body = "".join(_numbered(text, prefix))
+    body = "".join(_numbered(text, _rendered(text, level), prefix))
     known = [(i, key) for i, key in enumerate(cited_keys(text), 1) if key in entries]
     items = (f'<li id="{prefix}{i}">{escape(reference(entries[key]))}</li>' for i, key in known)
     references = f'<ol class="references">{"".join(items)}</ol>' if known else ""

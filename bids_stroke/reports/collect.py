@@ -11,10 +11,14 @@ import pandas as pd
 
 from bids_stroke.bids.names import output_path
 from bids_stroke.core.files import read_json
+from bids_stroke.errors import BidsStrokeError
 
-_ERROR = re.compile(r"^\s*(?:[A-Za-z_]\w*\.)*([A-Z]\w*): (.+)$", re.MULTILINE)
+_OURS = "|".join(kind.__name__ for kind in BidsStrokeError.__subclasses__())
+_ERROR = re.compile(
+    rf"^\s*(?:[A-Za-z_]\w*\.)*({_OURS}|[A-Z]\w*(?:Error|Exception)): (.+)$", re.MULTILINE
+)
 _NODE = re.compile(r"^Node: (\S+)", re.MULTILINE)
-_WRAPPERS = {"NodeExecutionError", "RuntimeWarning"}
+_WRAPPER = "NodeExecutionError"
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ def newest_log(output_dir: Path) -> Path | None:
 
 def error_sentence(text: str) -> str:
     """The last error of a traceback, without its class: what a person should read first."""
-    errors = [m for m in _ERROR.finditer(text) if m[1] not in _WRAPPERS]
+    errors = [m for m in _ERROR.finditer(text) if m[1] != _WRAPPER]
     if errors:
         return errors[-1][2].strip()
     lines = [line.strip() for line in text.splitlines() if line.strip()]

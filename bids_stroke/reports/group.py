@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bids_stroke.bids.masks import find_reference_masks
 from bids_stroke.bids.names import output_path
+from bids_stroke.bids.pairs import Pair
 from bids_stroke.core import geometry, metrics
 from bids_stroke.core.files import atomic_path, load_image, read_json, write_json
 from bids_stroke.core.lesions import COLUMNS as LESION_COLUMNS
@@ -180,14 +182,42 @@ def _dataset_name(bids_dir: Path) -> str:
     return str(read_json(path).get("Name", "")) if path.is_file() else ""
 
 
-def write_group(*, bids_dir: Path, output_dir: Path, references: References | None = None) -> Path:
+def _write_metrics(agreement: pd.DataFrame, path: Path) -> None:
+    """Write the table of agreement, or take away that of an earlier run."""
+    if len(agreement):
+        write_table(agreement, {**KEYS, **SPACE, **metrics.COLUMNS}, path)
+        return
+    for old in (path, path.with_suffix(".json")):
+        old.unlink(missing_ok=True)
+
+
+def find_references(
+    sessions: Iterable[Session], bids_dir: Path, roots: Sequence[Path]
+) -> dict[str, dict[str, Path]]:
+    """Reference masks of each session that has some, by its label and by space."""
+    found = {s.label: find_reference_masks(roots, _pair(s, Path(bids_dir))) for s in sessions}
+    return {label: masks for label, masks in found.items() if masks}
+
+
+def _pair(session: Session, bids_dir: Path) -> Pair:
+    """The images of a session where they lie in the input dataset."""
+    entities = session.record["entities"]
+    folder = bids_dir / f"sub-{session.subject}"
+    folder = folder / f"ses-{entities['session']}" if entities.get("session") else folder
+    files = {m.lower(): folder / "anat" / of["file"] for m, of in session.record["inputs"].items()}
+    return Pair(
+        subject=session.subject, session=entities.get("session"), entities=entities, **files
+    )
+
+
+def write_group(bids_dir: Path, output_dir: Path, reference_roots: Sequence[Path] = ()) -> Path:
     """Write ``group_lesions``, ``group_sessions``, ``group_metrics`` (TSV, JSON) and the page.
 
-    ``references`` maps the label of a session to reference masks by space; without any there is no
-    ``group_metrics``. Returns the path of ``group.html``. Raises NothingSelected when no
-    participant was processed.
+    Reference masks are looked for in ``reference_roots`` (``bids.masks.find_reference_masks``);
+    without any there is no ``group_metrics``. Returns the path of ``group.html``. Raises
+    NothingSelected when no participant was processed.
     """
-    output_dir, references = Path(output_dir), references or {}
+    output_dir = Path(output_dir)
     sessions = collect.sessions(output_dir)
     failed = collect.failures(collect.newest_log(output_dir))
     if not sessions and not failed:
@@ -197,10 +227,9 @@ def write_group(*, bids_dir: Path, output_dir: Path, references: References | No
     columns = {**KEYS, **SPACE, **LESION_COLUMNS}
     write_table(lesion_table(sessions), columns, output_dir / "group_lesions.tsv")
     write_table(session_table(sessions), SESSION_COLUMNS, output_dir / "group_sessions.tsv")
+    references = find_references(sessions, bids_dir, reference_roots)
     agreement = metric_table(output_dir, sessions, references)
-    if len(agreement):
-        described = {**KEYS, **SPACE, **metrics.COLUMNS}
-        write_table(agreement, described, output_dir / "group_metrics.tsv")
+    _write_metrics(agreement, output_dir / "group_metrics.tsv")
     rows = _cohort_rows(sessions)
     return render(
         "group.html.j2",

@@ -176,7 +176,7 @@ def _methods(output_dir: Path) -> Markup:
     """Methods text of the last run as safe HTML."""
     path = output_dir / "logs" / "CITATION.md"
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    return methods_html(text)
+    return methods_html(text, level=3)
 
 
 def write_participant_report(output_dir: Path, subject: str, log_dir: Path | None = None) -> Path:

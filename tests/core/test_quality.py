@@ -8,43 +8,15 @@ import pytest
 from bids_stroke.core import quality
 from bids_stroke.core.quality import Flag
 
-GOOD = {
-    "similarity_before": 0.3,
-    "similarity_after": 0.6,
-    "rotation_deg": 3.0,
-    "translation_mm": 5.0,
-    "brain_overlap_dice": 0.96,
-}
-
 
 def codes(flags: list[Flag]) -> list[str]:
     return [flag.code for flag in flags]
 
 
-@pytest.mark.parametrize(
-    ("change", "code"),
-    [
-        ({"similarity_after": 0.2}, "registration_worse"),
-        ({"rotation_deg": 35.0}, "registration_large_motion"),
-        ({"translation_mm": 60.0}, "registration_large_motion"),
-        ({"brain_overlap_dice": 0.5}, "registration_low_overlap"),
-    ],
-)
-def test_wrong_registration(change: dict[str, float], code: str) -> None:
-    assert codes(quality.registration_flags({**GOOD, **change})) == [code]
-
-
-def test_right_or_unknown_registration() -> None:
-    assert quality.registration_flags(GOOD) == []
-    assert quality.registration_flags({}) == []
-    assert quality.registration_flags({"similarity_after": None}) == []
-
-
-@pytest.mark.parametrize(
-    ("volume", "flagged"), [(500, True), (800, False), (1400, False), (2000, False), (2400, True)]
-)
-def test_brain_volume(volume: float, flagged: bool) -> None:
-    assert bool(quality.brain_flags("T1w", volume)) is flagged
+def test_flags_of_earlier_steps_are_warnings() -> None:
+    (flag,) = quality.step_flags("brain_mask", ["The mask is small."], "T1w")
+    assert flag == Flag("brain_mask", "warning", "T1w: The mask is small.")
+    assert quality.step_flags("registration", []) == []
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def write_session(
         flags=[
             *quality.lesion_volume_flags(int(labels.max(initial=0)), volume),
             *quality.edge_flags(labels, brain, (4, 4, 4)),
-            *quality.brain_flags("T1w", 520.0),
+            *quality.step_flags("brain_mask", ["The brain mask has 520 mL."], "T1w"),
         ],
         versions={"python": "3.11", "bids_stroke": "0.1"},
     )

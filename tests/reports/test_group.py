@@ -1,0 +1,106 @@
+"""Group tables and page."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bids_stroke.core import metrics
+from bids_stroke.core.files import save_image
+from bids_stroke.errors import NothingSelected
+from bids_stroke.reports import group
+from bids_stroke.reports.plots import dot_plot
+from tests.reports import fake
+
+
+def read(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, sep="\t", na_values="n/a")
+
+
+def test_one_row_a_lesion_and_grid(outputs: Path) -> None:
+    table = read(outputs / "group_lesions.tsv")
+    counts = table.groupby(["label", "space"]).size().to_dict()
+    assert counts == {
+        ("sub-01_ses-1", "FLAIR"): 2,
+        ("sub-01_ses-1", "T1w"): 2,
+        ("sub-01_ses-2", "FLAIR"): 1,
+        ("sub-01_ses-2", "T1w"): 1,
+    }
+
+
+def test_one_row_a_session(outputs: Path) -> None:
+    table = read(outputs / "group_sessions.tsv").set_index("label")
+    assert list(table.index) == ["sub-01_ses-1", "sub-01_ses-2", "sub-02"]
+    assert table.loc["sub-02", "lesion_count"] == 0
+    assert table.loc["sub-01_ses-1", "lesion_volume_ml"] == pytest.approx(7.296)
+
+
+@pytest.mark.parametrize("name", ["group_lesions", "group_sessions", "group_metrics"])
+def test_every_column_is_explained(outputs: Path, name: str) -> None:
+    described = json.loads((outputs / f"{name}.json").read_text())
+    assert list(described) == list(read(outputs / f"{name}.tsv").columns)
+
+
+def test_agreement_with_a_reference(outputs: Path) -> None:
+    (row,) = read(outputs / "group_metrics.tsv").to_dict("records")
+    truth, found = fake.lesion_probability(1) >= 0.5, fake.lesion_probability(2) >= 0.5
+    expected = metrics.agreement(truth, found, 64.0)
+    assert row["label"] == "sub-01_ses-1"
+    assert row["dice"] == pytest.approx(expected["dice"], rel=1e-5)
+    assert row["lesion_ppv_onevoxel"] == 0.5
+
+
+def test_a_reference_stored_otherwise_agrees(tmp_path: Path) -> None:
+    mask = (fake.lesion_probability(2) >= 0.5).astype(np.uint8)
+    flip = np.diag([-1.0, 1, 1, 1])
+    flip[0, 3] = mask.shape[0] - 1
+    one, other = tmp_path / "a.nii.gz", tmp_path / "b.nii.gz"
+    save_image(mask, fake.AFFINE, one, dtype=np.uint8)
+    save_image(mask[::-1], fake.AFFINE @ flip, other, dtype=np.uint8)
+    assert group.compare(other, one)["dice"] == 1.0
+
+
+def test_page_names_failures_and_links_to_pages(outputs: Path) -> None:
+    html = (outputs / "group.html").read_text(encoding="utf-8")
+    assert "is cut short" in html
+    assert 'href="sub-01.html#sub-01_ses-2"' in html
+    assert "trained on synthetic lesions" in html
+
+
+def test_nothing_to_group(tmp_path: Path) -> None:
+    with pytest.raises(NothingSelected, match="participant level first"):
+        group.write_group(tmp_path, tmp_path)
+
+
+def test_without_references_old_metrics_go(tmp_path: Path) -> None:
+    fake.write_session(tmp_path, {"subject": "01"}, ("T1w",))
+    (tmp_path / "group_metrics.tsv").write_text("old\n")
+    group.write_group(tmp_path, tmp_path)
+    assert not (tmp_path / "group_metrics.tsv").exists()
+
+
+def test_summary_with_and_without_lesion_free() -> None:
+    columns = {name: [1.0, 0.5] for name in metrics.COLUMNS}
+    table = pd.DataFrame({**columns, "reference_volume_ml": [0.0, 3.0]})
+    (row,) = group.summary(table, ("dice",))
+    assert row["all"] == "0.750 (median 0.750, n = 2)"
+    assert row["with_lesion"] == "0.500 (median 0.500, n = 1)"
+
+
+def test_dots_never_overlap_and_stay_inside() -> None:
+    volumes = [(f"s{i}", "#", 0.0 if i % 7 == 0 else 1.5 ** (i % 13)) for i in range(60)]
+    plot = dot_plot(volumes)
+    assert len(plot.dots) == 60
+    places = np.array([(dot.x, dot.y) for dot in plot.dots])
+    gaps = np.linalg.norm(places[:, None] - places[None], axis=-1) + 1e6 * np.eye(60)
+    assert gaps.min() >= 2 * plot.radius - 1e-6
+    assert places[:, 0].min() >= plot.radius
+    assert places[:, 0].max() <= plot.width - plot.radius
+    assert places[:, 1].min() >= plot.radius
+
+
+def test_plot_of_no_or_no_positive_volume() -> None:
+    assert dot_plot([]).dots == ()
+    assert len(dot_plot([("a", "#", 0.0)]).dots) == 1

@@ -1,0 +1,128 @@
+"""The page of a participant: what it says, and that nothing on it points elsewhere."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from bids_stroke.reports import collect, pages, participant
+from tests.reports import fake
+
+PAGES = ("sub-01.html", "sub-02.html", "sub-03.html", "group.html")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_address_outside_the_file(outputs: Path, page: str) -> None:
+    html = (outputs / page).read_text(encoding="utf-8")
+    assert not re.search(r"https?://|//\w+\.\w+/|@import|url\(", html)
+    for address in re.findall(r'(?:src|href)="([^"]*)"', html):
+        assert address.startswith(("data:", "#")) or re.fullmatch(r"sub-\w+\.html(#.*)?", address)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_hostile_text_is_escaped(outputs: Path, page: str) -> None:
+    html = (outputs / page).read_text(encoding="utf-8")
+    assert "<script>alert" not in html
+    assert "<i>raw" not in html
+    assert "short <b>" not in html
+
+
+def test_the_answer_comes_first(outputs: Path) -> None:
+    html = (outputs / "sub-01.html").read_text(encoding="utf-8")
+    assert html.index("7.30 mL in 2 lesions") < html.index("Why this model")
+    assert "5.18 mL in 1 lesion, in the left hemisphere" in html
+    assert "Trained on synthetic lesions." in html
+
+
+def test_all_figures_of_the_session_are_there(outputs: Path) -> None:
+    html = (outputs / "sub-01.html").read_text(encoding="utf-8")
+    figures = list((outputs / "sub-01" / "figures").glob("*.webp"))
+    assert html.count('src="data:image/webp') == len(figures) == 16
+    assert html.count("<img ") == html.count('alt="')
+
+
+def test_ids_are_unique(outputs: Path) -> None:
+    for page in PAGES:
+        ids = re.findall(r'\bid="([^"]+)"', (outputs / page).read_text(encoding="utf-8"))
+        assert len(ids) == len(set(ids)), page
+
+
+def test_no_lesion_and_one_modality(outputs: Path) -> None:
+    html = (outputs / "sub-02.html").read_text(encoding="utf-8")
+    assert "No lesion found" in html
+    assert "Registration of T1w" not in html
+
+
+def test_a_failed_participant_has_a_page_with_the_reason(outputs: Path) -> None:
+    html = (outputs / "sub-03.html").read_text(encoding="utf-8")
+    assert "sub-03_T1w.nii.gz is cut short &lt;b&gt;: copy it again." in html
+    assert "<details>" in html
+
+
+def test_a_session_shows_the_failure_that_is_its_own(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    fake.write_session(out, {"subject": "01", "session": "1"}, ("T1w",))
+    crash = out / "logs" / "run" / "sub-01" / "crash-1.txt"
+    crash.parent.mkdir(parents=True)
+    crash.write_text(fake.CRASH.replace("sub_03_wf", "sub_01_ses_1_wf"))
+    html = participant.write_participant_report(out, "01").read_text(encoding="utf-8")
+    assert html.index('id="sub-01_ses-1"') < html.index("is cut short")
+
+
+def test_an_unknown_participant_gets_a_page_that_says_so(tmp_path: Path) -> None:
+    html = participant.write_participant_report(tmp_path, "99").read_text(encoding="utf-8")
+    assert "no results for this participant" in html
+
+
+def test_labels_that_begin_alike_keep_their_figures_apart(tmp_path: Path) -> None:
+    for run in ("1", "10"):
+        fake.write_session(tmp_path, {"subject": "01", "run": run}, ("T1w",), count=int(run) % 2)
+    first, second = collect.sessions(tmp_path, "01")
+    assert {p.name.split("_desc")[0] for p in first.figures.values()} == {first.label}
+    assert {p.name.split("_desc")[0] for p in second.figures.values()} == {second.label}
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (fake.CRASH, "sub-03_T1w.nii.gz is cut short <b>: copy it again."),
+        ("Node: a.b\n\nbids_stroke.errors.UnusableData: No model.\n", "No model."),
+        ("Traceback\n  ZeroDivisionError: division by zero", "division by zero"),
+        ("only words", "only words"),
+        ("", "The step failed without a message."),
+    ],
+)
+def test_first_sentence_of_a_crash(text: str, sentence: str) -> None:
+    assert collect.error_sentence(text) == sentence
+
+
+@pytest.mark.parametrize(
+    ("volumes", "words"),
+    [
+        ({"left": 10.0}, "in the left hemisphere"),
+        ({"right": 95.0, "left": 5.0}, "in the right hemisphere"),
+        ({"right": 60.0, "left": 40.0}, "mostly in the right hemisphere (60%)"),
+        ({"midline": 3.0}, "near the midline"),
+        ({}, ""),
+    ],
+)
+def test_side_in_words(volumes: dict[str, float], words: str) -> None:
+    table = pd.DataFrame({"side": list(volumes), "volume_mm3": list(volumes.values())})
+    assert participant._side(table) == words
+
+
+def test_numbers_in_words() -> None:
+    assert [pages.millilitres(v) for v in (12.34, 1.234, 0.0123, 0)] == [
+        "12.3 mL",
+        "1.23 mL",
+        "0.012 mL",
+        "0.00 mL",
+    ]
+    assert [pages.duration(s) for s in (0.2, 59.0, 200)] == ["0.2 s", "59.0 s", "3 min 20 s"]
+
+
+def test_times_add_up_by_step(outputs: Path) -> None:
+    log = collect.newest_log(outputs)
+    assert collect.timing(log)["sub-01_ses-1"] == {"brain_extraction": 12.5, "segmentation": 80.0}
+    assert collect.timing(None) == {}
