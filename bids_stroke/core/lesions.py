@@ -95,6 +95,7 @@ def table(
     )
 
 
+_INTEGERS = ("index", "mapping")  # the types that BIDS has for these columns
 COLUMNS = {
     "index": "Number of the lesion in the label image, 1 the largest.",
     "name": "Name of the lesion.",
@@ -108,3 +109,9 @@ COLUMNS = {
     "mean_probability": "Mean probability of the model over the lesion's voxels.",
     "max_probability": "Largest probability of the model in the lesion.",
 }
+
+
+def column_dictionary() -> dict[str, dict[str, str]]:
+    """Data dictionary of ``table`` as a BIDS sidecar holds it."""
+    formats = {name: {"Format": "integer"} for name in _INTEGERS}
+    return {name: {"Description": text, **formats.get(name, {})} for name, text in COLUMNS.items()}

@@ -11,7 +11,7 @@ from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from bids_stroke.bids.names import SOURCE_DATASET
 from bids_stroke.bids.pairs import Pair
-from bids_stroke.core.lesions import COLUMNS
+from bids_stroke.core.lesions import column_dictionary
 from bids_stroke.interfaces.bids import DerivativeSink
 from bids_stroke.models.descriptor import Descriptor, OperatingPoint
 
@@ -98,7 +98,7 @@ def _lesion_outputs(
         "IntendedUse": descriptor.intended_use,
         "SHA256": descriptor.checksums(),
     }
-    columns = {c: {"Description": text} for c, text in COLUMNS.items()}
+    columns = column_dictionary()
     for modality in spaces:
         uri, name, space = uris[modality], modality.lower(), {"space": modality}
         made = {
