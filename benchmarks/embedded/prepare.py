@@ -1,0 +1,243 @@
+"""Put anatomies and lesion masks of the shared data on one 1.5 mm MNI grid, for the training.
+
+Writes ``anatomy_<name>.npz`` (t1w, flair, csf, gm, wm, brain, ignore, ventricle) and
+``lesions.npz``; arrays are [x, y, z], RAS+. sub-01 of ``ms_raw`` is never read here: it is held
+out for the evaluation.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import ants
+import nibabel as nib
+import nilearn.datasets
+import numpy as np
+from nibabel.processing import resample_from_to
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.filters import threshold_otsu
+
+SPACING = 1.5
+SHAPE = (121, 146, 121)
+AFFINE = np.array([[1.5, 0, 0, -90], [0, 1.5, 0, -126], [0, 0, 1.5, -72], [0, 0, 0, 1]])
+LARGEST_ML = 400.0
+SPLIT_SEED = 20
+Volume = NDArray[np.float32]
+
+
+def to_grid(image: nib.Nifti1Image, order: int = 1) -> Volume:
+    """Resample a NIfTI image to the training grid."""
+    moved = resample_from_to(image, (SHAPE, AFFINE), order=order)
+    return np.asarray(moved.dataobj, dtype=np.float32)
+
+
+def template_maps() -> dict[str, Volume]:
+    """MNI152 2009a of nilearn's wheel: T1 and tissue partial volumes on the training grid."""
+    folder = Path(nilearn.datasets.__file__).parent / "data"
+    maps = {}
+    for name in ("t1", "gm", "wm"):
+        image = nib.load(folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz")
+        data = ndimage.gaussian_filter(np.asarray(image.dataobj, np.float32) / 255, 0.5)
+        maps[name] = to_grid(nib.Nifti1Image(data, image.affine))
+    return maps
+
+
+def ventricle_proximity(gm: Volume, wm: Volume, brain: NDArray[np.bool_]) -> Volume:
+    """exp(-distance to the lateral ventricles / 6 mm)."""
+    grid = np.stack(np.meshgrid(*[np.arange(n) for n in SHAPE], indexing="ij"), -1)
+    x, y, z = np.moveaxis(grid * SPACING + AFFINE[:3, 3], -1, 0)
+    centre = (np.abs(x) < 38) & (y > -55) & (y < 35) & (z > -12) & (z < 32)
+    fluid = brain & (gm + wm < 0.4) & centre & ndimage.binary_erosion(brain, iterations=12)
+    distance = ndimage.distance_transform_edt(~fluid) * SPACING
+    return np.exp(-distance / 6.0).astype(np.float32)
+
+
+def tissues_of(t1w: Volume, brain: NDArray[np.bool_]) -> dict[str, Volume]:
+    """Rough CSF, GM and WM shares by T1w intensity: Otsu's cut, then the brighter 48 % is WM.
+
+    Thick-slice scans show no valley between GM and WM, where mixture models lose a class.
+    """
+    values = t1w[brain]
+    dark = threshold_otsu(values)
+    middle = np.quantile(values[values > dark], 0.52)
+    width = 0.06 * values.std()
+    fluid = brain / (1 + np.exp((t1w - dark) / width))
+    white = brain / (1 + np.exp((middle - t1w) / width))
+    return {"csf": fluid, "gm": brain - fluid - white, "wm": white}
+
+
+def zscore(image: Volume, brain: NDArray[np.bool_]) -> Volume:
+    """Standardise within the brain; exactly 0 outside."""
+    values = image[brain]
+    return np.where(brain, (image - values.mean()) / values.std(), 0).astype(np.float32)
+
+
+def bright_outliers(flair: Volume, wm: Volume) -> NDArray[np.bool_]:
+    """White matter far too bright on FLAIR: lesions that nobody labelled."""
+    values = flair[wm > 0.6]
+    spread = 1.4826 * np.median(np.abs(values - np.median(values)))
+    hot = (flair > np.median(values) + 3 * spread) & ndimage.binary_dilation(wm > 0.5)
+    pieces, count = ndimage.label(hot)
+    size = np.bincount(pieces.ravel(), minlength=count + 1)
+    return ndimage.binary_dilation((size[pieces] >= 4) & hot)
+
+
+def prepare_template(out: Path, maps: dict[str, Volume]) -> None:
+    """The template: its own T1, and tissues for random contrasts; it has no FLAIR."""
+    brain = maps["t1"] > 0.1
+    gm, wm = maps["gm"] * brain, maps["wm"] * brain
+    csf = np.clip(1 - gm - wm, 0, 1) * brain
+    save(
+        out,
+        "template",
+        zscore(maps["t1"], brain),
+        None,
+        {"csf": csf, "gm": gm, "wm": wm},
+        brain,
+        np.zeros(SHAPE, bool),
+        ventricle_proximity(gm, wm, brain),
+    )
+
+
+def prepare_ms_mni(out: Path, shared: Path, near: Volume) -> None:
+    """patient26: skull-stripped T1w and FLAIR on the MNI grid; MS lesions are to be ignored."""
+    stem = shared / "ms_mni" / "patient26"
+    t1w, flair, mask = (
+        to_grid(nib.load(f"{stem}_{name}.nii.gz")) for name in ("T1w", "FLAIR", "label-lesion_mask")
+    )
+    brain = ndimage.binary_fill_holes((t1w > 1) & (flair > 0.1))
+    tissues = tissues_of(t1w, brain)
+    ignore = ndimage.binary_dilation(mask > 0.1)
+    save(out, "patient26", zscore(t1w, brain), zscore(flair, brain), tissues, brain, ignore, near)
+
+
+def prepare_ms_raw(out: Path, shared: Path, near: Volume, template: Volume) -> None:
+    """sub-04: the publisher's brain masks and rigid transform, N4, an affine to the template."""
+    anat = shared / "ms_raw" / "sub-04" / "ses-01" / "anat" / "sub-04_ses-01"
+    reference = shared / "ms_raw_reference" / "sub-04_ses-01"
+    images = {}
+    for name in ("T1w", "FLAIR"):
+        image = ants.image_read(f"{anat}_{name}.nii.gz")
+        mask = ants.image_read(f"{reference}_space-{name}_desc-brain_mask.nii.gz")
+        mask = ants.copy_image_info(image, mask)
+        images[name] = ants.n4_bias_field_correction(image, mask=mask, shrink_factor=4) * mask
+    fixed = ants.from_numpy(
+        template,
+        origin=list(AFFINE[:3, 3] * [-1, -1, 1]),
+        spacing=[SPACING] * 3,
+        direction=np.diag([-1.0, -1.0, 1.0]),
+    )
+    to_template = ants.registration(
+        fixed, images["T1w"], "Affine", outprefix=str(out / "sub-04_"), random_seed=1
+    )["fwdtransforms"]
+    to_flair = str(out / "sub-04_flair_to_t1w.mat")
+    rigid = ants.read_transform(f"{reference}_from-T1w_to-FLAIR_mode-image_xfm.txt")
+    ants.write_transform(rigid.invert(), to_flair)
+    t1w = ants.apply_transforms(fixed, images["T1w"], to_template).numpy()
+    flair = ants.apply_transforms(fixed, images["FLAIR"], [*to_template, to_flair]).numpy()
+    brain = ndimage.binary_opening((t1w > 1) & (flair > 1), iterations=1)
+    tissues = tissues_of(t1w, brain)
+    t1w, flair = zscore(t1w, brain), zscore(flair, brain)
+    print("T1w-FLAIR correlation in the brain", np.corrcoef(t1w[brain], flair[brain])[0, 1])
+    ignore = bright_outliers(flair, tissues["wm"])
+    save(out, "sub-04", t1w, flair, tissues, brain, ignore, near)
+
+
+def save(
+    out: Path,
+    name: str,
+    t1w: Volume,
+    flair: Volume | None,
+    tissues: dict[str, Volume],
+    brain: NDArray[np.bool_],
+    ignore: NDArray[np.bool_],
+    ventricle: Volume,
+) -> None:
+    """One anatomy as float16 arrays."""
+    flair = np.zeros(SHAPE, np.float32) if flair is None else flair
+    arrays = {
+        "t1w": t1w,
+        "flair": flair,
+        **tissues,
+        "brain": brain,
+        "ignore": ignore & brain,
+        "ventricle": ventricle,
+    }
+    np.savez(out / f"anatomy_{name}.npz", **{k: v.astype(np.float16) for k, v in arrays.items()})
+    print(
+        name,
+        "brain mL",
+        brain.sum() * SPACING**3 / 1000,
+        "ignored mL",
+        (ignore & brain).sum() * SPACING**3 / 1000,
+        flush=True,
+    )
+
+
+def lesion_on_grid(path: Path) -> tuple[Volume, NDArray[np.int64]] | None:
+    """A lesion mask at 1.5 mm, cut to its bounding box, with the box's corner on the grid."""
+    image = nib.load(path)
+    data = np.asarray(image.dataobj) > 0.5
+    if not 0 < data.sum() <= LARGEST_ML * 1000:
+        return None
+    soft = ndimage.gaussian_filter(data.astype(np.float32), 0.6)
+    inside = np.argwhere(data)
+    corners = nib.affines.apply_affine(
+        np.linalg.inv(AFFINE) @ image.affine, np.stack([inside.min(0) - 2, inside.max(0) + 2])
+    )
+    low = np.floor(corners.min(0)).astype(int)
+    high = np.ceil(corners.max(0)).astype(int) + 1
+    affine = AFFINE.copy()
+    affine[:3, 3] += SPACING * low
+    pull = np.linalg.inv(image.affine) @ affine
+    out = ndimage.affine_transform(soft, pull, output_shape=tuple(high - low), order=1)
+    return out, low
+
+
+def prepare_lesions(out: Path, shared: Path) -> None:
+    """All lesion masks, split by file: 80 % train, 10 % tune, 10 % report."""
+    files = sorted((shared / "stroke_masks").glob("*/*.nii.gz"))
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(files))
+    share = np.empty(len(files))
+    share[order] = np.arange(len(files)) / len(files)
+    voxels, shapes, corners, splits, names = [], [], [], [], []
+    for path, part in zip(files, share, strict=True):
+        found = lesion_on_grid(path)
+        if found is None or found[0].max() < 0.3:
+            continue
+        voxels.append((found[0] * 255).astype(np.uint8).ravel())
+        shapes.append(found[0].shape)
+        corners.append(found[1])
+        splits.append("train" if part < 0.8 else "tune" if part < 0.9 else "report")
+        names.append(f"{path.parent.name}/{path.name}")
+    sizes = np.array([v.sum() / 255 * SPACING**3 / 1000 for v in voxels])
+    np.savez(
+        out / "lesions.npz",
+        voxels=np.concatenate(voxels),
+        shapes=shapes,
+        corners=corners,
+        splits=splits,
+        names=names,
+        ml=sizes,
+    )
+    print(len(names), "lesions; mL quartiles", np.percentile(sizes, [0, 25, 50, 75, 100]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("shared", type=Path, help="folder of the shared data")
+    parser.add_argument("out", type=Path, help="folder for the prepared arrays")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    maps = template_maps()
+    prepare_template(args.out, maps)
+    near = np.load(args.out / "anatomy_template.npz")["ventricle"].astype(np.float32)
+    prepare_ms_mni(args.out, args.shared, near)
+    prepare_ms_raw(args.out, args.shared, near, maps["t1"])
+    prepare_lesions(args.out, args.shared)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,337 @@
+"""Training patches made on the fly: an anatomy, lesions put into it, a scanner's imperfections.
+
+Volumes are [x, y, z] on one isotropic grid in template space; a sample is [channel, z, y, x], as
+nnU-Net's networks see a RAS+ image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+from torch.nn import functional
+from torch.utils.data import IterableDataset
+
+from bids_stroke.core import fields, synthesis
+
+IGNORE = 2
+MODALITIES = ("T1w", "FLAIR")
+VOLUMES = ("t1w", "flair", "csf", "gm", "wm", "brain", "ignore", "ventricle")
+BRAIN_ML = (1000.0, 1800.0)  # brains are scaled to volumes in this range
+Float3D = NDArray[np.float32]
+Patches = dict[str, Float3D]
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """One head: its VOLUMES stacked on the training grid, and where its brain is."""
+
+    name: str
+    volumes: torch.Tensor
+    brain_ml: float
+    box: NDArray[np.float64]  # first and last voxel of the brain
+    has_flair: bool
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A real lesion: soft mask cut to its box, the box's centre on the grid, its volume."""
+
+    mask: NDArray[np.uint8]
+    centre: NDArray[np.float64]
+    ml: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What the samples are like. ``grid`` and ``spacing``: mm of the anatomies, of the samples."""
+
+    patch: tuple[int, int, int] = (64, 80, 64)  # x, y, z
+    grid: float = 1.5
+    spacing: float = 1.5
+    lesion_free: float = 0.2
+    real_shape: float = 0.7
+    at_home: float = 0.7  # a real shape stays near the place where it was found
+    lesion_ml: tuple[float, float] = (0.05, 200.0)
+    synthetic_contrast: float = 0.4
+    white_matter_disease: float = 0.35
+    both_channels: float = 0.5
+    t1w_only: float = 0.25
+
+
+def load_anatomies(folder: Path, grid: float) -> list[Anatomy]:
+    """Read every ``anatomy_*.npz`` of a folder, in order of name."""
+    anatomies = []
+    for path in sorted(folder.glob("anatomy_*.npz")):
+        with np.load(path) as arrays:
+            stack = np.stack([arrays[name].astype(np.float32) for name in VOLUMES])
+        brain = np.argwhere(stack[VOLUMES.index("brain")] > 0.5)
+        ml = len(brain) * grid**3 / 1000
+        box = np.stack([brain.min(0), brain.max(0)]).astype(float)
+        has_flair = bool(stack[VOLUMES.index("flair")].any())
+        name = path.stem.removeprefix("anatomy_")
+        anatomies.append(Anatomy(name, torch.from_numpy(stack), ml, box, has_flair))
+    return anatomies
+
+
+def load_shapes(path: Path, split: str) -> list[Shape]:
+    """Read the lesion masks of one split (``train``, ``tune``, ``report``)."""
+    with np.load(path) as arrays:
+        kept = {name: arrays[name] for name in ("voxels", "shapes", "corners", "splits", "ml")}
+    ends = np.cumsum([int(np.prod(shape)) for shape in kept["shapes"]])
+    shapes = []
+    for i in np.flatnonzero(kept["splits"] == split):
+        size = kept["shapes"][i]
+        mask = kept["voxels"][ends[i] - np.prod(size) : ends[i]].reshape(size)
+        shapes.append(Shape(mask, kept["corners"][i] + (size - 1) / 2, float(kept["ml"][i])))
+    return shapes
+
+
+class Sampler:
+    """Draws training samples; all randomness comes from the generator passed to ``sample``."""
+
+    def __init__(
+        self, anatomies: Sequence[Anatomy], shapes: Sequence[Shape], recipe: Recipe
+    ) -> None:
+        self.anatomies = anatomies
+        self.shapes = sorted(shapes, key=lambda shape: shape.ml)
+        self.recipe = recipe
+        self._log_ml = np.log([shape.ml for shape in self.shapes])
+
+    def sample(self, rng: np.random.Generator) -> tuple[Float3D, NDArray[np.int8]]:
+        """Draw (image [2, z, y, x] float32, label [z, y, x] of 0, 1 and IGNORE)."""
+        anatomy = self.anatomies[int(rng.integers(len(self.anatomies)))]
+        lesions = self._lesions(anatomy, rng)
+        points = self._points(anatomy, lesions, rng)
+        patches = dict(zip(VOLUMES, pull(anatomy.volumes, points), strict=True))
+        brain = patches["brain"] > 0.5
+        soft = [np.clip(m, 0, 1) * brain for m in pull(torch.from_numpy(lesions), points)]
+        channels = self._channels(rng)
+        images = self._images(anatomy, patches, rng)
+        if rng.random() < self.recipe.white_matter_disease:
+            images = white_matter_disease(images, patches, rng)
+        images = self._paint(images, soft, brain, channels, rng)
+        image = finish(images, brain, rng)
+        image[[name not in channels for name in MODALITIES]] = 0
+        label = _label(soft, patches["ignore"], brain)
+        return np.ascontiguousarray(image.transpose(0, 3, 2, 1)), label.transpose(2, 1, 0).copy()
+
+    def _channels(self, rng: np.random.Generator) -> tuple[str, ...]:
+        draw = rng.random() - self.recipe.both_channels
+        if draw < 0:
+            return MODALITIES
+        return ("T1w",) if draw < self.recipe.t1w_only else ("FLAIR",)
+
+    def _lesions(self, anatomy: Anatomy, rng: np.random.Generator) -> Float3D:
+        """Soft masks (lesion, x, y, z) on the anatomy's grid; one empty mask for no lesion."""
+        brain = anatomy.volumes[VOLUMES.index("brain")].numpy()
+        if rng.random() < self.recipe.lesion_free:
+            return np.zeros((1, *brain.shape), np.float32)
+        count = rng.choice([1, 2, 3], p=[0.6, 0.25, 0.15])
+        return np.stack([self._lesion(brain, rng) for _ in range(count)])
+
+    def _lesion(self, brain: Float3D, rng: np.random.Generator) -> Float3D:
+        low, high = np.log(self.recipe.lesion_ml)
+        ml = float(np.exp(rng.uniform(low, high)))
+        voxels = ml * 1000 / self.recipe.grid**3
+        if rng.random() > self.recipe.real_shape:
+            side = int(np.ceil(2.2 * voxels ** (1 / 3))) + 4
+            mask = synthesis.random_shape((side,) * 3, rng, voxels).astype(np.float32)
+            return synthesis.place(ndimage.gaussian_filter(mask, 0.5), brain, rng)
+        near = np.flatnonzero(np.abs(self._log_ml - np.log(ml)) < 0.4)
+        nearest = int(np.argmin(np.abs(self._log_ml - np.log(ml))))
+        shape = self.shapes[rng.choice(near) if near.size else nearest]
+        flip = bool(rng.random() < 0.5)
+        scale = float(np.clip((ml / shape.ml) ** (1 / 3), 0.6, 1.5))
+        mask = synthesis.transform_mask(shape.mask / np.float32(255), rng, scale=scale, flip=flip)
+        return synthesis.place(mask, brain, rng, centre=self._home(shape, flip, brain, rng))
+
+    def _home(
+        self, shape: Shape, flip: bool, brain: Float3D, rng: np.random.Generator
+    ) -> NDArray[np.float64] | None:
+        """Where a real lesion goes: near its own place, or (None) anywhere."""
+        if rng.random() > self.recipe.at_home:
+            return None
+        centre = shape.centre + rng.normal(0, 3, 3)
+        if flip:
+            centre[0] = brain.shape[0] - 1 - centre[0]
+        at = tuple(np.clip(np.round(centre).astype(int), 0, np.array(brain.shape) - 1))
+        return centre if brain[at] > 0.5 else None
+
+    def _points(self, anatomy: Anatomy, lesions: Float3D, rng: np.random.Generator) -> Float3D:
+        """Where each voxel of the patch looks in the anatomy: (3, x, y, z) in voxels."""
+        patch = self.recipe.patch
+        target = lesions[rng.integers(len(lesions))]
+        hot = np.flatnonzero(target > 0.5) if rng.random() < 0.8 else np.zeros(0, int)
+        if not hot.size:
+            brain = anatomy.volumes[VOLUMES.index("brain")].numpy()
+            hot = np.flatnonzero(brain > 0.5)
+        centre = np.array(np.unravel_index(rng.choice(hot), target.shape), float)
+        zoom = (anatomy.brain_ml / rng.uniform(*BRAIN_ML)) ** (1 / 3)
+        zoom *= self.recipe.spacing / self.recipe.grid
+        turn = Rotation.from_euler("xyz", rng.normal(0, 8, 3), degrees=True).as_matrix()
+        matrix = turn * (zoom * rng.uniform(0.93, 1.08, 3))[None, :]
+        matrix[:, 0] *= rng.choice([-1, 1])  # left-right mirror
+        centre = within(centre + rng.uniform(-0.3, 0.3, 3) * patch, np.array(patch) * zoom, anatomy)
+        out = np.stack(np.meshgrid(*[np.arange(n) - n / 2 for n in patch], indexing="ij"))
+        points = np.tensordot(matrix, out, axes=1)
+        bend = fields.displacement(
+            patch, rng, amplitude=rng.uniform(0, 2.0), scale=rng.uniform(12, 25)
+        )
+        return (points + centre[:, None, None, None] + bend).astype(np.float32)
+
+    def _images(self, anatomy: Anatomy, patches: Patches, rng: np.random.Generator) -> Patches:
+        """Both modalities, about 0..1: the scan, a contrast made of tissues, or a mixture."""
+        brain = patches["brain"] > 0.5
+        tissues = {name: patches[name] for name in ("csf", "gm", "wm")}
+        images = {}
+        for name in MODALITIES:
+            real = unit_range(patches[name.lower()], brain)
+            exists = name == "T1w" or anatomy.has_flair
+            if exists and rng.random() > self.recipe.synthetic_contrast:
+                images[name] = real
+                continue
+            made = unit_range(synthesis.contrast_from_tissues(tissues, rng, name), brain)
+            share = rng.uniform(0.3, 1.0) if exists else 1.0
+            images[name] = share * made + (1 - share) * real
+        return images
+
+    def _paint(
+        self,
+        images: Patches,
+        lesions: Sequence[Float3D],
+        brain: NDArray[np.bool_],
+        channels: tuple[str, ...],
+        rng: np.random.Generator,
+    ) -> Patches:
+        """Paint each lesion; a small one is sub-acute as a rule, one seen on T1w alone is clear."""
+        for lesion in lesions:
+            ml = lesion.sum() * self.recipe.spacing**3 / 1000
+            chronic = 0.25 if ml < 0.5 else 0.8 if channels == ("T1w",) else 0.5
+            stage: synthesis.Stage = "chronic" if rng.random() < chronic else "subacute"
+            strength = rng.uniform(0.6 if channels == ("T1w",) else 0.35, 1.0)
+            images = synthesis.paint(
+                images, lesion, rng, stage=stage, brain=brain, strength=strength
+            )
+        return images
+
+
+def within(
+    centre: NDArray[np.float64], size: NDArray[np.float64], anatomy: Anatomy, slack: float = 4.0
+) -> NDArray[np.float64]:
+    """Move the centre of a box of ``size`` so that it stays on the brain's box, as windows do."""
+    low, high = anatomy.box[0] + size / 2 - slack, anatomy.box[1] - size / 2 + slack
+    middle = (low + high) / 2
+    return np.clip(centre, np.minimum(low, middle), np.maximum(high, middle))
+
+
+def pull(volumes: torch.Tensor, points: Float3D) -> Float3D:
+    """Trilinear values of stacked volumes (c, x, y, z) at points (3, x', y', z'); 0 outside."""
+    size = torch.tensor(volumes.shape[1:], dtype=torch.float32)
+    grid = torch.from_numpy(points).permute(1, 2, 3, 0) * (2 / (size - 1)) - 1
+    return functional.grid_sample(
+        volumes[None], grid.flip(-1)[None], mode="bilinear", align_corners=True
+    )[0].numpy()
+
+
+def unit_range(image: Float3D, brain: NDArray[np.bool_]) -> Float3D:
+    """Scale so that the 1st and 99th percentile of the brain are 0.05 and 0.95."""
+    values = image[brain]
+    if values.size < 100:
+        return np.zeros_like(image)
+    low, high = np.percentile(values[:: max(values.size // 40000, 1)], [1, 99])
+    return (0.05 + 0.9 * (image - low) / max(high - low, 1e-6)).astype(np.float32)
+
+
+def white_matter_disease(images: Patches, patches: Patches, rng: np.random.Generator) -> Patches:
+    """Bright white matter along the ventricles on FLAIR: common in the old, and no stroke."""
+    noise = fields.smooth_field(patches["wm"].shape, rng, rng.uniform(3, 8))
+    level = patches["ventricle"] + rng.uniform(0.05, 0.25) * noise
+    extent = 1 / (1 + np.exp(-(level - rng.uniform(0.35, 0.8)) / 0.05))
+    extent = np.asarray(extent * patches["wm"], np.float32)
+    change = {"T1w": -rng.uniform(0.0, 0.15), "FLAIR": rng.uniform(0.15, 0.5)}
+    return {name: np.add(images[name], change[name] * extent, dtype=np.float32) for name in change}
+
+
+def _label(
+    lesions: Sequence[Float3D], ignore: Float3D, brain: NDArray[np.bool_]
+) -> NDArray[np.int8]:
+    """1 where a lesion fills half a voxel; IGNORE where the scan itself has lesions."""
+    label = np.zeros(brain.shape, np.int8)
+    label[(ignore > 0.3) & brain] = IGNORE
+    for lesion in lesions:
+        label[lesion >= 0.5] = 1
+    return label
+
+
+def scan(image: Float3D, rng: np.random.Generator) -> Float3D:
+    """One modality as a scanner gives it: contrast curve, bias, slices, blur, noise."""
+    image = np.clip(image, 0, None) ** np.float32(np.exp(rng.normal(0, 0.2)))
+    if rng.random() < 0.5:
+        strength = rng.uniform(0.02, 0.15)
+        image = image * fields.bias_field(
+            image.shape, rng, strength=strength, scale=rng.uniform(25, 60)
+        )
+    if rng.random() < 0.6:
+        axis = int(rng.choice([0, 1, 2], p=[0.1, 0.1, 0.8]))
+        image = fields.thick_slices(image, axis, rng.uniform(1.0, 4.0))
+    if rng.random() < 0.25:
+        image = ndimage.gaussian_filter(image, rng.uniform(0.3, 0.9))
+    return fields.rician(image, rng, rng.uniform(0.0, 0.06))
+
+
+def finish(
+    images: Mapping[str, Float3D], brain: NDArray[np.bool_], rng: np.random.Generator
+) -> Float3D:
+    """Scan both modalities, move FLAIR a little, cut out a fallible brain, standardise."""
+    channels = []
+    mask = fallible_mask(brain, rng)
+    for name in MODALITIES:
+        outside = np.float32(rng.uniform(0.0, 0.5))
+        image = scan(np.where(brain, images[name], outside), rng)
+        if name == "FLAIR" and rng.random() < 0.3:
+            image = ndimage.shift(image, rng.normal(0, 0.4, 3), order=1, mode="nearest")
+        channels.append(standardise(image, mask, rng))
+    return np.stack(channels)
+
+
+def fallible_mask(brain: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.bool_]:
+    """A brain mask as brain extraction gives it: right, or a voxel too small or too large."""
+    draw = rng.random()
+    if draw < 0.2:
+        return ndimage.binary_erosion(brain)
+    return ndimage.binary_dilation(brain) if draw < 0.35 else brain
+
+
+def standardise(image: Float3D, mask: NDArray[np.bool_], rng: np.random.Generator) -> Float3D:
+    """z-score in the mask, 0 outside; slightly off, as the whole brain differs from a patch."""
+    values = image[mask]
+    if values.size < 100:
+        return np.zeros_like(image)
+    scaled = (image - values.mean()) / max(float(values.std()), 1e-6)
+    scaled = scaled * np.exp(rng.normal(0, 0.1)) + rng.normal(0, 0.1)
+    return np.where(mask, scaled, 0).astype(np.float32)
+
+
+class Stream(IterableDataset):
+    """Endless samples; worker ``w`` of ``n`` draws numbers w, w + n, ... of one seeded series."""
+
+    def __init__(self, sampler: Sampler, seed: int, start: int = 0) -> None:
+        super().__init__()
+        self.sampler, self.seed, self.start = sampler, seed, start
+
+    def __iter__(self) -> Iterator[tuple[Float3D, NDArray[np.int8]]]:
+        worker = torch.utils.data.get_worker_info()
+        index, step = (self.start, 1)
+        if worker is not None:
+            index, step = self.start + worker.id, worker.num_workers
+            torch.set_num_threads(1)
+        while True:
+            yield self.sampler.sample(np.random.default_rng([self.seed, index]))
+            index += step
