@@ -132,23 +132,19 @@ def reference_roots(
     return [root for root in unique if root.is_dir() and root.resolve() != output_dir.resolve()]
 
 
-def find_reference_masks(
-    roots: Iterable[Path], pair: "Pair", wanted: Mapping[str, Any] | None = None
-) -> dict[str, Path]:
+def find_reference_masks(roots: Iterable[Path], pair: "Pair") -> dict[str, Path]:
     """Manual lesion masks of a pair by space (``"T1w"``, ``"FLAIR"`` or a template's name).
 
     Known names: ``label-L_mask``, ``label-lesion_mask``, ``desc-lesion_mask``, any of them with
     ``space-`` and ``desc-`` (ATLAS: ``label-L_desc-T1lesion_mask``), ``label-lesion_roi`` (as
     fMRIPrep reads it, also with ``_T1w`` before it) and ``_msk`` (ISLES). Without ``space-`` the
     space is the modality in the name, or the image whose grid the mask has, or the pair's source.
-    What this program made (``desc-stroke``) is no reference. The first folder wins. ``wanted``
-    entities narrow the choice.
+    What this program made (``desc-stroke``) is no reference. The first folder wins.
     """
     found: dict[str, Path] = {}
     for root in roots:
         for path, parsed in _files(root, pair.entities):
-            fits = _agrees(parsed, pair.entities, exact=False) and matches(parsed, wanted or {})
-            if fits and _is_reference(parsed):
+            if _is_reference(parsed) and _agrees(parsed, pair.entities, exact=False):
                 found.setdefault(_space_of(path, parsed, pair), path)
     return found
 

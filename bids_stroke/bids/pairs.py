@@ -288,7 +288,7 @@ def _partner(t1w: _Image, flairs: list[_Image]) -> tuple[_Image | None, str]:
         ("run", same_run),
         ("acquisition", same_acquisition),
     ):
-        if fitting:
+        if fitting and len(fitting) < len(flairs):
             last = " and is the last such" if len(fitting) > 1 else ""
             return _last(fitting), f"the FLAIR has the same {what}{last}"
     return _last(flairs), "the FLAIR is the last of the session"

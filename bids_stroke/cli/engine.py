@@ -24,9 +24,11 @@ KILLED = (
 PRELOADED = ["nipype.pipeline.engine", "nibabel", "scipy.ndimage", "bids_stroke.interfaces.bids"]
 
 
-def start_worker(folder: str, log: str) -> None:
-    """Prepare a worker: its folder, and a log for whatever tools print."""
+def start_worker(folder: str, log: str, environ: dict[str, str], monitor: bool) -> None:
+    """Prepare a worker: its folder and environment, and a log for whatever tools print."""
     os.chdir(folder)
+    os.environ.update(environ)
+    nipype.config.resource_monitor = monitor
     if log:
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         sys.stdout.flush()
@@ -57,7 +59,7 @@ class PatientMultiProcPlugin(MultiProcPlugin):
         return ProcessPoolExecutor(
             max_workers=self.processors,
             initializer=start_worker,
-            initargs=(self._cwd, self._log),
+            initargs=(self._cwd, self._log, dict(os.environ), nipype.config.resource_monitor),
             mp_context=multiprocessing.get_context("forkserver"),
         )
 
@@ -122,16 +124,18 @@ def _sentence(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}\n"
 
 
-def configure(execution: Execution, log_dir: Path, nodes: int) -> None:
-    """Set nipype's own configuration of this process, and send its messages to the logs."""
+def configure(execution: Execution, log_dir: Path, pairs: int) -> None:
+    """Set nipype's own configuration of this process, and send its messages to the logs.
+
+    Workflows copy it when they are made, so it has to be set before.
+    """
     nipype.config.update_config(
         {
             "logging": {"workflow_level": "INFO", "utils_level": "INFO", "log_to_file": "false"},
-            "monitoring": {"enabled": str(execution.resource_monitor).lower()},
             "execution": {
                 "crashfile_format": "txt",
                 "hash_method": "timestamp",
-                "poll_sleep_duration": str(max(0.05, nodes / 5000)),
+                "poll_sleep_duration": str(min(1.0, max(0.05, pairs / 100))),
                 "stop_on_first_crash": str(execution.stop_on_first_crash).lower(),
                 "remove_unnecessary_outputs": "false",
                 "create_report": "false",
@@ -139,6 +143,7 @@ def configure(execution: Execution, log_dir: Path, nodes: int) -> None:
             },
         }
     )
+    nipype.config.resource_monitor = execution.resource_monitor
     nipype.logging.update_logging(nipype.config)
     _log_to(log_dir / "nipype.log", keep_terminal=execution.verbose > 0)
 

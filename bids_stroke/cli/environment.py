@@ -33,7 +33,7 @@ def prepare(execution: Execution, environ: Mapping[str, str] = os.environ) -> di
         folder.mkdir(parents=True, exist_ok=True)
         if "TEMPLATEFLOW_HOME" not in environ:
             variables["TEMPLATEFLOW_HOME"] = str(_empty_templateflow(folder / "templateflow"))
-        variables["NIPYPE_CONFIG_DIR"] = str(_nipype_settings(folder / "nipype", execution))
+        variables["NIPYPE_CONFIG_DIR"] = str(folder / "nipype")
         if not _is_writable(Path(environ.get("HOME", "/"))):
             (folder / "home").mkdir(exist_ok=True)
             variables["HOME"] = str(folder / "home")
@@ -53,15 +53,4 @@ def _empty_templateflow(folder: Path) -> Path:
     marker = folder / "template_description.json"
     if not marker.exists():
         write_text(marker, "{}\n")
-    return folder
-
-
-def _nipype_settings(folder: Path, execution: Execution) -> Path:
-    """Settings that nipype reads in the worker processes."""
-    folder.mkdir(exist_ok=True)
-    monitoring = str(execution.resource_monitor).lower()
-    write_text(
-        folder / "nipype.cfg",
-        f"[execution]\ncheck_version = false\n[monitoring]\nenabled = {monitoring}\n",
-    )
     return folder

@@ -63,6 +63,7 @@ def _failure(path: Path, labels: Mapping[str, str]) -> Failure:
 
 def reason(text: str, node: str, path: Path) -> tuple[str, bool]:
     """One sentence for a crash file, and whether to try again with more memory or disk."""
+    text = text.rpartition("Traceback (most recent call last)")[2]
     found = [one for one in _ERROR.findall(text) if one[0] != _WRAPPER]
     known = [(_OURS[name], message) for name, message in found if name in _OURS]
     if known:

@@ -121,18 +121,14 @@ def run_group(config: Config) -> int:
 
     dataset = config.dataset
     _require_output(dataset.output_dir)
-    page = write_group(
-        bids_dir=dataset.bids_dir,
-        output_dir=dataset.output_dir,
-        references=find_references(config),
-    )
+    page = write_group(dataset.bids_dir, dataset.output_dir, find_reference_roots(config))
     print(f"The cohort's page is {page}")
     return 0
 
 
-def find_references(config: Config) -> dict[str, dict[str, Path]]:
-    """Reference lesion masks by label and space; raises InputMissing for an unknown --reference."""
-    from bids_stroke.bids.masks import find_reference_masks, reference_roots
+def find_reference_roots(config: Config) -> list[Path]:
+    """Folders to look in for reference masks; raises InputMissing for an unknown --reference."""
+    from bids_stroke.bids.masks import reference_roots
 
     dataset = config.dataset
     roots = reference_roots(
@@ -146,11 +142,7 @@ def find_references(config: Config) -> dict[str, dict[str, Path]]:
             f"There is no '{dataset.reference}' among -d or in {dataset.bids_dir / 'derivatives'}: "
             "check --reference."
         )
-    wanted = dataset.filters.get("mask", {})
-    found = {
-        pair.label: find_reference_masks(roots, pair, wanted) for pair in select_pairs(config).pairs
-    }
-    return {label: masks for label, masks in found.items() if masks}
+    return roots
 
 
 def _require_output(output_dir: Path) -> None:
@@ -172,7 +164,7 @@ def run_participants(config: Config) -> int:
     for pair in plan.selection.pairs:
         if pair.label in plan.refused:
             _outcome().write_refusal(log_dir, pair, plan.refused[pair.label])
-    with _environment(config), _quiet(config):
+    with _environment(config), _quiet(config), _engine(config, plan, log_dir):
         workflow = build_workflow(config, plan, log_dir)
         _write_methods(workflow, config, log_dir)
         if config.execution.boilerplate_only:
@@ -285,6 +277,18 @@ def _quiet(config: Config) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _engine(config: Config, plan: Plan, log_dir: Path) -> Iterator[None]:
+    """nipype with the settings of the run; a workflow takes them over when it is made."""
+    from bids_stroke.cli import engine
+
+    engine.configure(config.execution, log_dir, len(plan.pairs))
+    try:
+        yield
+    finally:
+        engine.stop_logging()
+
+
 def build_workflow(config: Config, plan: Plan, log_dir: Path) -> Any:
     """The graph of all pairs of a plan."""
     from bids_stroke.workflows.base import init_bids_stroke_wf
@@ -338,15 +342,12 @@ def execute(config: Config, plan: Plan, workflow: Any, log_dir: Path) -> "Tracke
     from bids_stroke.cli import engine, progress
 
     labels = workflow_labels(plan.pairs)
-    nodes = node_names(workflow)
-    engine.configure(config.execution, log_dir, len(nodes))
     display = progress.choose_display(list(labels.values()))
-    tracker = progress.Tracker(labels, nodes, display)
+    tracker = progress.Tracker(labels, node_names(workflow), display)
     try:
         with display:
             error = engine.run_workflow(workflow, config.execution, tracker, log_dir)
     finally:
-        engine.stop_logging()
         progress.write_timing(tracker.times, log_dir / "timing.tsv")
     if error and not tracker.failed:
         (log_dir / "error.txt").write_text("".join(traceback.format_exception(error)))
@@ -383,7 +384,8 @@ def finish(config: Config, plan: Plan, tracker: "Tracker", log_dir: Path) -> int
 
     outcome = _outcome()
     labels = workflow_labels(plan.selection.pairs)
-    failed = [*outcome.failures(log_dir, labels), *_unfinished(plan, tracker)]
+    failed = outcome.failures(log_dir, labels)
+    failed += _unexplained(plan, tracker, {one.label for one in failed})
     failed += _write_reports(config, plan.participants, log_dir)
     for line in timing_lines(tracker.times):
         print(line)
@@ -394,12 +396,15 @@ def finish(config: Config, plan: Plan, tracker: "Tracker", log_dir: Path) -> int
     return outcome.exit_code(failed)
 
 
-def _unfinished(plan: Plan, tracker: "Tracker") -> "Iterator[Failure]":
-    """Pairs that nothing is wrong with, but that the run did not get to."""
+def _unexplained(plan: Plan, tracker: "Tracker", explained: set[str]) -> "Iterator[Failure]":
+    """Pairs that are not complete, but that no crash file tells of."""
     for pair in plan.pairs:
-        if tracker.left(pair.label) and pair.label not in tracker.failed:
-            message = "The run was stopped before it was complete."
-            yield _outcome().Failure(f"sub-{pair.subject}", pair.label, message)
+        if tracker.left(pair.label) and pair.label not in explained:
+            step = tracker.failed.get(pair.label)
+            message = f"The step {step} failed" if step else "The run was stopped"
+            yield _outcome().Failure(
+                f"sub-{pair.subject}", pair.label, f"{message} before it was complete."
+            )
 
 
 def _write_reports(
