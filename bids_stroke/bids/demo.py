@@ -165,7 +165,7 @@ _PEOPLE = (
         label="06",
         age=71,
         sex="M",
-        about="60 mL chronic on the right and 0.5 mL on the left; oblique T1w",
+        about="60 mL, chronic, on the right and 0.5 mL, subacute, on the left; oblique T1w",
         visits=(
             Visit(
                 scans={
@@ -179,7 +179,7 @@ _PEOPLE = (
                 },
                 lesions=(
                     Site(centre_mm=(42, -4, 18), volume_ml=60, chronic=True),
-                    Site(centre_mm=(-24, -14, 26), volume_ml=0.5, chronic=True),
+                    Site(centre_mm=(-24, -14, 26), volume_ml=0.5, chronic=False),
                 ),
             ),
         ),

@@ -45,8 +45,8 @@ T1W = Contrast(
     grey=0.56,
     white=0.82,
     csf=0.2,
-    infarct=0.47,
-    gliosis=0.44,
+    infarct=0.43,
+    gliosis=0.42,
     others={
         Tissue.CSF: 0.19,
         Tissue.BONE: 0.06,
@@ -202,14 +202,14 @@ def grow_lesion(
     lumps = smooth_field(head.shape, rng, 9.0 / head.voxel_mm)
     crumbs = smooth_field(head.shape, rng, 3.0 / head.voxel_mm)
     distance = np.sqrt(sum(a**2 for a in away)) * np.exp(0.22 * lumps + 0.07 * crumbs)
-    tissue = ndimage.gaussian_filter((head.grey + head.white) * head.brain, 1.2 / head.voxel_mm)
+    tissue = ndimage.gaussian_filter((head.grey + head.white) * head.brain, 2.0 / head.voxel_mm)
     side = axes[0] * np.sign(centre_mm[0]) > 2.0
     distance[(tissue < 0.55) | ~head.brain | ~side] = np.inf
     return _connected_ball(distance, volume_ml * 1000 / head.voxel_mm**3, reach)
 
 
 def _connected_ball(distance: Float3D, n_voxels: float, reach: float) -> NDArray[np.bool_]:
-    """Largest component of ``distance < t``, with t such that it has about ``n_voxels``."""
+    """Largest component of ``distance < t``, filled, with t such that it has ``n_voxels``."""
     box = ndimage.find_objects((distance < reach).astype(np.uint8))
     if not box:
         raise ValueError("There is no brain tissue around the centre of the lesion.")
@@ -217,7 +217,7 @@ def _connected_ball(distance: Float3D, n_voxels: float, reach: float) -> NDArray
     low, high = 0.0, reach
     for _ in range(14):
         middle = (low + high) / 2
-        part = _largest(distance[box[0]] < middle)
+        part = ndimage.binary_fill_holes(_largest(distance[box[0]] < middle))
         low, high = (middle, high) if part.sum() < n_voxels else (low, middle)
     mask[box[0]] = part
     if part.sum() < 0.9 * n_voxels:
