@@ -12,19 +12,18 @@ from typing import Any, Protocol, TextIO
 from bids_stroke.core.files import write_text
 
 STEPS = (
-    ("conform", "conform"),
     ("reportlets_wf", "figures"),
     ("outputs_wf", "writing"),
-    ("brain", "brain extraction"),
-    ("skull", "brain extraction"),
-    ("n4", "N4"),
-    ("regist", "registration"),
-    ("moving", "registration"),
-    ("xfm", "registration"),
+    ("conform", "conform"),
     ("predict", "segmentation"),
-    ("to_native", "native grids"),
+    ("native", "native grids"),
     ("segment_wf", "native grids"),
+    ("regist", "registration"),
+    ("_to_", "registration"),
+    ("brain", "brain extraction"),
+    ("n4", "N4"),
 )
+"""Part of a node's name and its workflow's, and what the step is called; the first one counts."""
 OTHER = "preparation"
 WORTH_A_LINE = 0.5
 
@@ -149,7 +148,7 @@ def choose_display(labels: Sequence[str], stream: TextIO | None = None) -> Displ
 
 def step_of(node: str) -> str:
     """Human name of the step that a node (by its full name) belongs to."""
-    inside = node.partition("_wf.")[2]
+    inside = ".".join(node.split(".")[-2:])
     return next((step for part, step in STEPS if part in inside), OTHER)
 
 
@@ -182,7 +181,7 @@ class Tracker:
         """Label and step of a node."""
         parts = node.split(".")
         workflow = next((part for part in parts if part in self._labels), "")
-        return self._labels.get(workflow, ""), step_of(node[node.find(workflow) :])
+        return self._labels.get(workflow, ""), step_of(node)
 
     def __call__(self, node: Any, status: str) -> None:
         """Take a message of the plugin: ``start``, ``end`` or ``exception``.

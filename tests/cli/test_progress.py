@@ -24,15 +24,19 @@ NODES = [FULL.format(wf, node) for wf in LABELS for node in ("conform_t1w", "n4_
 @pytest.mark.parametrize(
     ("node", "step"),
     [
-        ("sub_01_wf.preproc_wf.conform_t1w", "conform"),
-        ("sub_01_wf.preproc_wf.brain_t1w", "brain extraction"),
-        ("sub_01_wf.preproc_wf.n4_flair", "N4"),
+        ("sub_01_wf.preproc_wf.t1w_conform", "conform"),
+        ("sub_brain_wf.preproc_wf.t1w_conform", "conform"),
+        ("sub_01_wf.preproc_wf.t1w_brain", "brain extraction"),
+        ("sub_01_wf.preproc_wf.flair_n4", "N4"),
         ("sub_01_wf.preproc_wf.register", "registration"),
+        ("sub_01_wf.preproc_wf.t1w_mask_to_flair", "registration"),
+        ("sub_01_wf.preproc_wf.native_t1w_n4_before", "native grids"),
+        ("sub_01_wf.segment_wf.t1w_to_native", "native grids"),
         ("sub_01_wf.segment_wf.predict", "segmentation"),
         ("sub_01_wf.segment_wf.t1w_segment", "native grids"),
         ("sub_01_wf.reportlets_wf.n4_t1w", "figures"),
         ("sub_01_wf.outputs_wf.ds_t1w_mask", "writing"),
-        ("sub_01_wf.preproc_wf.zscore", "preparation"),
+        ("sub_01_wf.preproc_wf.t1w_zscore", "preparation"),
     ],
 )
 def test_steps(node: str, step: str) -> None:
