@@ -35,7 +35,7 @@ BACKGROUND, TEXT = "#000000", "#f2f4f7"
 WIDTH = 1320  # pixels of a whole picture
 GAP, CAPTION, HEADING = 6, 30, 46
 MIN_WIDTH = 640
-MAX_BYTES, QUALITIES = 300_000, (78, 66, 54)
+MAX_BYTES, QUALITIES = 300_000, (78, 66, 54, 42)
 MAX_LESIONS = 12
 SCALE_BAR_MM = 50
 POSSIBLE_PROBABILITY = 0.1
@@ -307,12 +307,13 @@ def _ras(affine: NDArray[np.floating], *arrays: Array) -> tuple[NDArray[np.float
 def brain_mask_figure(image: Array, mask: Array, affine: NDArray[np.floating], path: Path) -> Path:
     """Outline of a brain mask over eight axial, two coronal and two sagittal slices.
 
+    The view reaches 20 mm beyond the mask, so that brain that it misses can be seen.
     ``image`` and ``mask`` are [x, y, z] on one grid of ``affine`` (RAS+ mm, any orientation).
     """
     affine, (image, mask) = _ras(affine, image, mask > 0)
-    head = image > 0.1 * intensity_window(image, mask)[1]
-    slices = _mosaic_slices(mask if mask.any() else head)
-    view = view_of(affine, head | mask).fitted(MIXED)
+    shown = mask if mask.any() else image > 0.1 * intensity_window(image)[1]
+    slices = _mosaic_slices(shown)
+    view = view_of(affine, shown, margin_mm=20).fitted(MIXED)
     window = intensity_window(image, mask)
     rows = [
         Row(
@@ -519,6 +520,7 @@ def lesion_figure(
     affine: NDArray[np.floating],
     path: Path,
     *,
+    brain: Array | None = None,
     outlined: bool = True,
     max_lesions: int = MAX_LESIONS,
 ) -> Path:
@@ -526,16 +528,21 @@ def lesion_figure(
 
     ``images`` maps a modality to its array; ``labels`` are 1..n by decreasing volume (0 is
     background); ``probability`` in 0..1, or None. All are [x, y, z] on one grid of ``affine``.
-    A solid line is the lesion, a dotted one a probability of .1. ``outlined=False`` draws the same
-    slices without lines. Without a lesion, plain axial slices and a sentence.
+    A solid line is the lesion, a dotted one a probability of .1. With a ``brain`` mask the view and
+    the range of grey are those of the brain. ``outlined=False`` draws the same slices without
+    lines. Without a lesion, plain axial slices and a sentence.
     """
     names = list(images)
     chance = np.zeros(labels.shape, np.float32) if probability is None else probability
-    affine, (labels, chance, *arrays) = _ras(affine, labels, chance, *images.values())
+    inside = np.zeros(labels.shape, bool) if brain is None else brain > 0
+    affine, (labels, chance, inside, *arrays) = _ras(
+        affine, labels, chance, inside, *images.values()
+    )
     images = dict(zip(names, arrays, strict=True))
-    windows = {name: intensity_window(image) for name, image in images.items()}
+    windows = {name: intensity_window(image, inside) for name, image in images.items()}
     first = names[0]
-    shown = (images[first] > 0.1 * windows[first][1]) | (labels > 0)
+    shown = inside if inside.any() else images[first] > 0.1 * windows[first][1]
+    shown = shown | (labels > 0)
     count = int(labels.max(initial=0))
     if not count:
         view = view_of(affine, shown).fitted(["axial"] * 4)

@@ -111,6 +111,7 @@ class _LesionInput(BaseInterfaceInputSpec):
     t1w = File(exists=True, desc="T1w on its native grid")
     flair = File(exists=True, desc="FLAIR on its native grid")
     transform = File(exists=True, desc="ITK transform of the other image to the reference")
+    brain_mask = File(exists=True, mandatory=True, desc="brain mask on the reference's grid")
     labels = File(exists=True, mandatory=True, desc="numbered lesions on the reference's grid")
     probability = File(exists=True, mandatory=True, desc="probability on the reference's grid")
 
@@ -131,11 +132,17 @@ class LesionFigure(SimpleInterface):
 
         labels = load_image(Path(self.inputs.labels))
         images = self._images(geometry.grid_of(labels))
-        numbers, chance = np.asarray(labels.dataobj), _array(self.inputs.probability)
         for name in ("outlined", "plain"):
             out = Path(runtime.cwd) / f"{name}.webp"
-            outlined = name == "outlined"
-            lesion_figure(images, numbers, chance, labels.affine, out, outlined=outlined)
+            lesion_figure(
+                images,
+                np.asarray(labels.dataobj),
+                _array(self.inputs.probability),
+                labels.affine,
+                out,
+                brain=_array(self.inputs.brain_mask),
+                outlined=name == "outlined",
+            )
             self._results[name] = str(out)
         return runtime
 

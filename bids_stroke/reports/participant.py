@@ -88,7 +88,7 @@ def _inputs(record: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "file": of["file"],
                 "grid": f"{shape} voxels of {zooms} mm" if shape else "",
                 "orientation": _orientation(conform.get("orientation", "")),
-                "notes": conform.get("notes", []),
+                "notes": [*conform.get("notes", []), *brain.get("notes", [])],
                 "brain_method": brain.get("method", ""),
                 "brain_volume": f"{volume:.0f} mL" if volume is not None else "",
             }

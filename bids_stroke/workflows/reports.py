@@ -150,7 +150,8 @@ def _add_lesions(
 ) -> None:
     lesions = pe.Node(LesionFigure(reference=reference), name="lesions", mem_gb=1.0)
     grid = reference.lower()
-    links = [(f"{grid}_labels", "labels"), (f"{grid}_probability", "probability")]
+    links = [(f"{grid}_{field}", field) for field in ("labels", "probability")]
+    links.append((f"{grid}_mask", "brain_mask"))
     for modality in pair.modalities:
         links.append((f"{modality.lower()}_conformed", modality.lower()))
         if modality != reference:

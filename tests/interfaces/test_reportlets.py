@@ -66,6 +66,7 @@ def test_lesion_figure_with_and_without_lines(files: dict[str, str], tmp_path: P
     node = reportlets.LesionFigure(
         reference="T1w",
         t1w=files["image"],
+        brain_mask=files["brain"],
         labels=files["labels"],
         probability=files["probability"],
     )
@@ -87,6 +88,7 @@ def test_other_image_is_brought_to_the_reference(files: dict[str, str], tmp_path
         t1w=str(t1w),
         flair=str(flair),
         transform=str(xfm),
+        brain_mask=files["brain"],
         labels=files["labels"],
         probability=files["probability"],
     )

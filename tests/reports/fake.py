@@ -160,7 +160,9 @@ def _draw(
         figures.registration_figure(image, np.roll(image, 3, 0), image, AFFINE, *paths)
     images = dict.fromkeys(modalities, image)
     for field, outlined in (("lesions", True), ("lesions_plain", False)):
-        figures.lesion_figure(images, labels, probability, AFFINE, at(field), outlined=outlined)
+        figures.lesion_figure(
+            images, labels, probability, AFFINE, at(field), brain=brain, outlined=outlined
+        )
 
 
 def write_outputs(out: Path) -> Path:

@@ -32,7 +32,7 @@ def test_the_answer_comes_first(outputs: Path) -> None:
     html = (outputs / "sub-01.html").read_text(encoding="utf-8")
     assert html.index("7.30 mL in 2 lesions") < html.index("Why this model")
     assert "5.18 mL in 1 lesion, in the left hemisphere" in html
-    assert "Trained on synthetic lesions." in html
+    assert "the model was trained on synthetic lesions" in html
 
 
 def test_all_figures_of_the_session_are_there(outputs: Path) -> None:
