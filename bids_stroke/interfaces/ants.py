@@ -21,8 +21,9 @@ from bids_stroke.core.files import save_image, write_json
 from bids_stroke.core.geometry import Grid
 from bids_stroke.interfaces.images import read
 
-TRANSFORM = "Rigid"
-"""ANTsPy's recipe: Mattes mutual information, four levels."""
+LEVELS_MM = (6.0, 4.0, 3.0, 2.0)
+"""Voxel size at the four levels of a registration, whatever the resolution of the images."""
+SMOOTHING_MM = (3.0, 2.0, 1.0, 0.0)
 
 
 @contextmanager
@@ -99,7 +100,7 @@ class _RigidInput(BaseInterfaceInputSpec):
     fixed_mask = File(exists=True, mandatory=True, desc="its brain mask")
     moving = File(exists=True, mandatory=True, desc="brain-only image to bring there")
     moving_mask = File(exists=True, mandatory=True, desc="its brain mask")
-    iterations = traits.List(traits.Int, [2100, 1200, 1200, 10], usedefault=True, desc="by level")
+    iterations = traits.List(traits.Int, [1000, 500, 250, 30], usedefault=True, desc="by level")
     seed = traits.Int(1, usedefault=True, desc="seed of ANTs")
 
 
@@ -134,15 +135,19 @@ class RigidRegistration(SimpleInterface):
     def _register(self, images: "Images", start: np.ndarray, cwd: Path) -> np.ndarray:
         """The rigid matrix that takes points of the fixed image to the moving one, RAS+ mm."""
         initial = geometry.write_itk_affine(start, cwd / "start.txt")
+        finest = voxel_sizes(images["fixed"][1].affine).min()
         with reproducible(self.inputs.seed):
             import ants
 
             result = ants.registration(
                 *(to_ants(images[name][0], images[name][1].affine) for name in ("fixed", "moving")),
-                TRANSFORM,
+                "Rigid",
                 initial_transform=[str(initial)],
                 outprefix=str(cwd / "rigid_"),
                 aff_iterations=tuple(self.inputs.iterations),
+                aff_shrink_factors=tuple(max(1, round(size / finest)) for size in LEVELS_MM),
+                aff_smoothing_sigmas=SMOOTHING_MM,
+                smoothing_in_mm=True,
             )
         return geometry.read_itk_affine(Path(result["fwdtransforms"][0]))
 

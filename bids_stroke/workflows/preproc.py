@@ -293,7 +293,7 @@ def _registration(
     """The node that finds the transform between two channels."""
     node = pe.Node(
         RigidRegistration(
-            iterations=[100, 50, 0, 0] if settings.sloppy else [2100, 1200, 1200, 10],
+            iterations=[100, 50, 0, 0] if settings.sloppy else [1000, 500, 250, 30],
             seed=settings.random_seed,
         ),
         name="register",
