@@ -9,6 +9,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
+from traceback import format_exception
 from typing import Any
 
 import nipype
@@ -36,6 +37,18 @@ def start_worker(folder: str, log: str, environ: dict[str, str], monitor: bool) 
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
         os.close(descriptor)
+
+
+def run_step(node: Any, updatehash: bool, task: int) -> dict[str, Any]:
+    """Run a node in a worker; also an error before its interface starts becomes a traceback.
+
+    nipype looks for the result of a node that failed, and fails itself where there is none.
+    """
+    try:
+        return run_node(node, updatehash, task)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the main process has to know
+        first = error.__context__ or error
+        return {"result": None, "traceback": format_exception(first), "taskid": task}
 
 
 class PatientMultiProcPlugin(MultiProcPlugin):
@@ -72,10 +85,10 @@ class PatientMultiProcPlugin(MultiProcPlugin):
 
     def _send(self, node: Any, updatehash: bool, task: int) -> "Future[Any]":
         try:
-            future = self.pool.submit(run_node, node, updatehash, task)
+            future = self.pool.submit(run_step, node, updatehash, task)
         except BrokenProcessPool:
             self._replace_pool()
-            future = self.pool.submit(run_node, node, updatehash, task)
+            future = self.pool.submit(run_step, node, updatehash, task)
         future.add_done_callback(partial(self._take_result, task))
         return future
 
