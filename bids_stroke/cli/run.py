@@ -117,11 +117,13 @@ def _is_in_subject(path: Path, bids_dir: Path) -> bool:
 
 def run_group(config: Config) -> int:
     """Tables and page of the whole cohort, from the files in the output folder."""
-    from bids_stroke.reports.group import write_group
+    from bids_stroke.reports.group import agreement_lines, write_group
 
     dataset = config.dataset
     _require_output(dataset.output_dir)
     page = write_group(dataset.bids_dir, dataset.output_dir, find_reference_roots(config))
+    for line in agreement_lines(dataset.output_dir):
+        print(line)
     print(f"The cohort's page is {page}")
     return 0
 

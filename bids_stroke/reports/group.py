@@ -243,3 +243,24 @@ def write_group(bids_dir: Path, output_dir: Path, reference_roots: Sequence[Path
         summary=summary(one_per_session(agreement, sessions), SUMMARY) if len(agreement) else [],
         agreement=agreement.to_dict("records"),
     )
+
+
+def agreement_lines(output_dir: Path) -> list[str]:
+    """Agreement with reference masks for the terminal: a line a mask, and the means over masks.
+
+    Read from ``group_metrics.tsv``; empty where there is none.
+    """
+    path = Path(output_dir) / "group_metrics.tsv"
+    if not path.is_file():
+        return []
+    table = pd.read_csv(path, sep="\t")
+    width = table["label"].str.len().max()
+    rows = [
+        f"  {row.label:{width}}  {row.space:5}  Dice {row.dice:5.3f}"
+        f"  known {row.reference_volume_ml:7.2f} mL  found {row.predicted_volume_ml:7.2f} mL"
+        for row in table.itertuples()
+    ]
+    lesions = table[table["reference_volume_ml"] > 0]
+    mean = f"  mean Dice {table['dice'].mean():.3f} over {len(table)} masks"
+    with_lesion = f"{lesions['dice'].mean():.3f} over the {len(lesions)} with a lesion"
+    return ["Agreement with the reference masks:", *rows, f"{mean}, {with_lesion}"]

@@ -104,3 +104,12 @@ def test_dots_never_overlap_and_stay_inside() -> None:
 def test_plot_of_no_or_no_positive_volume() -> None:
     assert dot_plot([]).dots == ()
     assert len(dot_plot([("a", "#", 0.0)]).dots) == 1
+
+
+def test_lines_for_the_terminal(outputs: Path, tmp_path: Path) -> None:
+    lines = group.agreement_lines(outputs)
+    (row,) = read(outputs / "group_metrics.tsv").to_dict("records")
+    assert "sub-01_ses-1" in lines[1]
+    assert f"Dice {row['dice']:5.3f}" in lines[1]
+    assert f"mean Dice {row['dice']:.3f} over 1 masks" in lines[-1]
+    assert group.agreement_lines(tmp_path) == []
