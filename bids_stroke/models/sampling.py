@@ -23,7 +23,6 @@ from bids_stroke.core import fields, synthesis
 IGNORE = 2
 MODALITIES = ("T1w", "FLAIR")
 VOLUMES = ("t1w", "flair", "csf", "gm", "wm", "brain", "ignore", "ventricle")
-BRAIN_ML = (1000.0, 1800.0)  # brains are scaled to volumes in this range
 Float3D = NDArray[np.float32]
 Patches = dict[str, Float3D]
 
@@ -59,6 +58,7 @@ class Recipe:
     real_shape: float = 0.7
     at_home: float = 0.7  # a real shape stays near the place where it was found
     lesion_ml: tuple[float, float] = (0.05, 200.0)
+    brain_ml: tuple[float, float] = (1000.0, 1800.0)  # brains are scaled to such volumes
     synthetic_contrast: float = 0.4
     white_matter_disease: float = 0.35
     both_channels: float = 0.5
@@ -173,7 +173,7 @@ class Sampler:
             brain = anatomy.volumes[VOLUMES.index("brain")].numpy()
             hot = np.flatnonzero(brain > 0.5)
         centre = np.array(np.unravel_index(rng.choice(hot), target.shape), float)
-        zoom = (anatomy.brain_ml / rng.uniform(*BRAIN_ML)) ** (1 / 3)
+        zoom = (anatomy.brain_ml / rng.uniform(*self.recipe.brain_ml)) ** (1 / 3)
         zoom *= self.recipe.spacing / self.recipe.grid
         turn = Rotation.from_euler("xyz", rng.normal(0, 8, 3), degrees=True).as_matrix()
         matrix = turn * (zoom * rng.uniform(0.93, 1.08, 3))[None, :]

@@ -55,7 +55,8 @@ class Schedule:
     def rate(self, progress: float, iteration: int) -> float:
         """Learning rate at ``progress`` in 0..1."""
         cosine = 0.5 * (1 + np.cos(np.pi * min(progress, 1.0)))
-        return self.learning_rate * max(cosine, 0.005) * min((iteration + 1) / self.warmup, 1.0)
+        warm = min((iteration + 1) / self.warmup, 1.0)
+        return float(self.learning_rate * max(cosine, 0.005) * warm)
 
 
 def plans(network: Network, name: str) -> dict[str, Any]:
@@ -182,7 +183,6 @@ class Trainer:
         torch.manual_seed(schedule.seed)
         self.schedule, self.design, self.folder = schedule, network, folder
         self.model = build(network)
-        self.model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.average = deepcopy(self.model).eval()
         self.loss = build_loss(len(network.features) - 1)
         self.optimizer = torch.optim.AdamW(
@@ -229,7 +229,6 @@ class Trainer:
         rate = self.schedule.rate(self.progress(), self.iteration)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        image = image.to(memory_format=torch.channels_last_3d)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.schedule.bfloat16):
             outputs = self.model(image)
         outputs = [output.float() for output in outputs]

@@ -1,0 +1,173 @@
+"""Samples and training of the embedded model, on phantoms of a few voxels."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from bids_stroke.core import synthesis
+from bids_stroke.models import sampling, training
+from bids_stroke.models.torchvision_shim import ensure_torchvision
+
+SIDE = 32
+SMALL = training.Network(
+    features=(4, 8, 16), encoder_convs=(1, 1, 1), decoder_convs=(1, 1), patch=(16,) * 3
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """One anatomy and some lesion shapes, as prepare.py of benchmarks/embedded writes them."""
+    points = np.stack(np.meshgrid(*[np.arange(SIDE) - (SIDE - 1) / 2] * 3, indexing="ij"))
+    radius = np.linalg.norm(points, axis=0)
+    brain = radius < 14
+    volumes = {name: np.zeros((SIDE,) * 3, np.float16) for name in sampling.VOLUMES}
+    volumes["brain"][brain] = 1
+    volumes["wm"][radius < 9] = 1
+    volumes["csf"][radius < 3] = 1
+    volumes["wm"][radius < 3] = 0
+    volumes["gm"][brain & (radius >= 9)] = 1
+    volumes["t1w"] = (volumes["wm"] - 2 * volumes["csf"]).astype(np.float16)
+    volumes["flair"] = (volumes["gm"] - 2 * volumes["csf"]).astype(np.float16)
+    volumes["ignore"][20:23, 14:18, 14:18] = 1
+    np.savez(tmp_path / "anatomy_phantom.npz", **volumes)
+    rng = np.random.default_rng(1)
+    masks = [synthesis.random_shape((9, 10, 11), rng, v) for v in (20, 100, 300)]
+    np.savez(
+        tmp_path / "lesions.npz",
+        voxels=np.concatenate([m.ravel() * np.uint8(255) for m in masks]),
+        shapes=[m.shape for m in masks],
+        corners=[(10, 11, 12)] * 3,
+        splits=["train", "train", "report"],
+        ml=[m.sum() * 3.375 / 1000 for m in masks],
+    )
+    return tmp_path
+
+
+@pytest.fixture
+def sampler(folder):
+    recipe = sampling.Recipe(patch=(16, 16, 16), lesion_ml=(0.2, 2.0), brain_ml=(30.0, 45.0))
+    shapes = sampling.load_shapes(folder / "lesions.npz", "train")
+    return sampling.Sampler(sampling.load_anatomies(folder, 1.5), shapes, recipe)
+
+
+def test_shapes_are_read_back_by_split(folder):
+    train = sampling.load_shapes(folder / "lesions.npz", "train")
+    report = sampling.load_shapes(folder / "lesions.npz", "report")
+    assert len(train) == 2 and len(report) == 1
+    for shape in (*train, *report):
+        assert shape.mask.shape == (9, 10, 11)
+        assert (shape.mask > 0).sum() * 3.375 / 1000 == pytest.approx(shape.ml)
+        np.testing.assert_array_equal(shape.centre, [14, 15.5, 17])
+
+
+def test_samples_are_standardised_and_repeatable(sampler):
+    seen = set()
+    for seed in range(25):
+        image, label = sampler.sample(np.random.default_rng(seed))
+        again, _ = sampler.sample(np.random.default_rng(seed))
+        np.testing.assert_array_equal(image, again)
+        assert image.shape == (2, 16, 16, 16) and image.dtype == np.float32
+        assert label.shape == (16, 16, 16) and set(np.unique(label)) <= {0, 1, sampling.IGNORE}
+        assert np.isfinite(image).all() and np.abs(image).max() < 30
+        seen.add(tuple(channel.any() for channel in image))
+    assert seen == {(True, True), (True, False), (False, True)}
+
+
+def test_most_samples_hold_a_lesion_and_some_none(sampler):
+    hold = [(sampler.sample(np.random.default_rng(s))[1] == 1).any() for s in range(30)]
+    assert 0.5 < np.mean(hold) < 1
+
+
+def test_pull_reads_volumes_in_voxel_coordinates():
+    volume = torch.arange(60, dtype=torch.float32).reshape(1, 3, 4, 5)
+    points = np.array([[1.0, 2.0], [2.0, 0.5], [3.0, 0.0]], np.float32).reshape(3, 2, 1, 1)
+    np.testing.assert_allclose(
+        sampling.pull(volume, points).ravel(), [volume[0, 1, 2, 3], 42.5], atol=1e-4
+    )
+
+
+def test_patches_stay_on_the_brain(sampler):
+    anatomy = sampler.anatomies[0]
+    size = np.array([16.0, 16, 40])
+    centre = sampling.within(np.array([0.0, 99, 0]), size, anatomy)
+    np.testing.assert_allclose(centre[:2] + [-8, 8], anatomy.box[[0, 1], [0, 1]] + [-4, 4])
+    assert centre[2] == pytest.approx(anatomy.box[:, 2].mean())
+
+
+def test_dice_by_sample_leaves_ignored_voxels_out():
+    label = torch.zeros((2, 2, 2, 2))
+    label[0, 0] = 1
+    label[0, 1, 0] = sampling.IGNORE
+    logits = torch.stack([torch.zeros_like(label), (label > 0).float() - 0.5], 1)
+    (voxels, dice), (empty, undefined) = training.dice_by_sample(logits, label)
+    assert (voxels, dice) == (4, 1.0)
+    assert empty == 0 and np.isnan(undefined)
+
+
+def test_learning_rate_warms_up_and_ends_low():
+    schedule = training.Schedule(learning_rate=1.0, warmup=10)
+    assert schedule.rate(0, 0) == pytest.approx(0.1)
+    assert schedule.rate(0, 50) == pytest.approx(1.0)
+    assert schedule.rate(0.5, 50) == pytest.approx(0.5)
+    assert schedule.rate(1.0, 50) == pytest.approx(0.005)
+
+
+def batches(sampler, seed=0):
+    rng = np.random.default_rng(seed)
+    samples = [sampler.sample(rng) for _ in range(2)]
+    batch = tuple(torch.from_numpy(np.stack(part)) for part in zip(*samples, strict=True))
+    while True:
+        yield batch
+
+
+def test_loss_falls_and_a_stopped_run_goes_on(sampler, tmp_path):
+    schedule = training.Schedule(iterations=12, warmup=1, learning_rate=5e-3)
+    trainer = training.Trainer(SMALL, schedule, tmp_path)
+    start = trainer.step(*next(batches(sampler)))["loss"]
+    end = trainer.run(batches(sampler), log_every=4)
+    assert end < start - 0.05
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["iteration"] for line in lines] == [4, 8, 12]
+    second = training.Trainer(SMALL, schedule, tmp_path)
+    second.resume()
+    assert second.iteration == 12
+    for key, value in trainer.average.state_dict().items():
+        torch.testing.assert_close(second.average.state_dict()[key], value)
+
+
+def test_the_clock_ends_a_run(sampler, tmp_path):
+    trainer = training.Trainer(SMALL, training.Schedule(seconds=0.01), tmp_path)
+    trainer.run(batches(sampler))
+    assert trainer.iteration == 1
+
+
+def test_nnunet_loads_the_exported_folder(tmp_path):
+    ensure_torchvision()
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    network = training.build(SMALL)
+    files = training.export(
+        tmp_path / "model", SMALL, network.state_dict(), name="Dataset001_Test", samples=3
+    )
+    assert torch.load(files[0], weights_only=True)["trainer_name"] == "nnUNetTrainer"
+    parameters = sum(p.numel() for p in network.parameters())
+    assert files[0].stat().st_size < 2 * parameters + 60_000  # half precision, aliases once
+    predictor = nnUNetPredictor(device=torch.device("cpu"), use_mirroring=False, verbose=False)
+    predictor.initialize_from_trained_model_folder(str(tmp_path / "model"), (0,))
+    predictor.network.load_state_dict(predictor.list_of_parameters[0])
+    image = torch.randn((1, 2, 16, 16, 16))
+    network.eval()
+    with torch.no_grad():
+        expected = network(image)[0]
+        found = predictor.network.eval()(image)
+    torch.testing.assert_close(found, expected, atol=0.03, rtol=0.03)
+
+
+def test_ensure_torchvision_can_be_called_again():
+    ensure_torchvision()
+    ensure_torchvision()
+    import torchvision  # noqa: F401
