@@ -26,7 +26,9 @@ MAX_NONFINITE = 0.01
 """Largest share of NaN and infinite voxels that is repaired; above it the file is refused."""
 SMALL_VIEW_MM = 100.0
 
+_GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_MAX_RATIO = 1032
+_CHUNK = 1 << 22
 _BROKEN = (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError)
 
 
@@ -55,15 +57,26 @@ def load(path: Path) -> SpatialImage:
     if path.stat().st_size == 0:
         raise UnusableData(f"{path} is empty (0 bytes): copy or convert it again.")
     try:
+        _read_to_the_end(path)
         image = cast(SpatialImage, nib.load(path))
         shape, dtype = image.shape, image.get_data_dtype()
     except _BROKEN as error:
         raise UnusableData(
-            f"{path} can't be read as an image: it is corrupt or no NIfTI."
+            f"{path} can't be read as an image: it is truncated, corrupt or no NIfTI."
         ) from error
     if math.prod(shape) * dtype.itemsize > path.stat().st_size * _GZIP_MAX_RATIO:
         raise UnusableData(f"{path} holds less data than the shape {shape} in its header needs.")
     return image
+
+
+def _read_to_the_end(path: Path) -> None:
+    """Have the checksum at the end of a gzip file tested: nibabel stops reading before it."""
+    with path.open("rb") as stream:
+        compressed = stream.read(2) == _GZIP_MAGIC
+    if compressed:
+        with gzip.open(path) as stream:
+            while stream.read(_CHUNK):
+                pass
 
 
 def conform(path: Path) -> Conformed:
@@ -191,7 +204,7 @@ def _voxels(path: Path, image: SpatialImage) -> np.ndarray:
         with np.errstate(over="ignore", invalid="ignore"):
             voxels = np.asarray(image.dataobj, dtype=np.float64).astype(np.float32)
             return voxels.reshape(image.shape[:3])
-    except (*_BROKEN, gzip.BadGzipFile) as error:
+    except _BROKEN as error:
         raise UnusableData(f"{path} is truncated or corrupt: its voxels can't be read.") from error
     except MemoryError as error:
         raise UnusableData(f"{path} is too large for the memory of this machine.") from error
