@@ -28,7 +28,8 @@ from bids_stroke.bids import masks, names
 if TYPE_CHECKING:
     from bids import BIDSLayout
 
-RULE = __doc__.partition("\n\n")[2] if __doc__ else ""
+RULE = (__doc__ or "").partition("\n\n")[2].replace("``", "")
+"""The rule as plain text, for ``--dry-run``."""
 
 _DERIVED = ("space", "desc", "label", "resolution")
 _VERSION = ("echo", "ceagent", "reconstruction", "part", "chunk")
@@ -186,8 +187,8 @@ def _images(
     layout: "BIDSLayout", participants: Sequence[str], sessions: Sequence[str]
 ) -> Iterator[_Image]:
     """All images of the layout that belong to the participants and sessions, by path."""
-    for path, file in sorted(layout.get_files().items()):
-        entities = {**{k: str(v) for k, v in file.get_entities().items()}, **names.parse(path)}
+    for path in sorted(layout.get_files()):
+        entities = names.parse(path)
         if not entities["extension"].startswith(".nii") or "subject" not in entities:
             continue
         if participants and entities["subject"] not in participants:

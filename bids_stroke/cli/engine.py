@@ -1,5 +1,6 @@
 """The nipype engine: its settings, and a process pool that outlives a worker's death."""
 
+import gc
 import logging
 import multiprocessing
 import os
@@ -193,11 +194,14 @@ def run_workflow(
     else:
         plugin = _plugin_class(name)(plugin_args=arguments)
     plugin._status_callback = callback
+    gc.collect()
+    gc.freeze()  # nipype collects garbage around every node: spare it what is loaded already
     try:
         workflow.run(plugin=plugin)
     except Exception as error:  # noqa: BLE001 - nipype raises what nodes raised, after all ran
         return error
     finally:
+        gc.unfreeze()
         if isinstance(plugin, PatientMultiProcPlugin):
             plugin.close()
     return None

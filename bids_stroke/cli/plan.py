@@ -43,7 +43,6 @@ def _lines(
         yield "Images that are left out:"
         yield from (f"  {path.name}: {why}" for path, why in sorted(selection.unused.items()))
     yield ""
-    yield "The rule of choice:"
     yield from RULE.strip().splitlines()
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from bids_stroke.models.descriptor import Descriptor
 
 INTERRUPTED = 130
+GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 
 
 @dataclass(frozen=True)
@@ -309,8 +310,8 @@ def resolve_device(device: str) -> str:
 
     Raises UsageError when a GPU is asked for that is not there.
     """
-    if device == "cpu":
-        return device
+    if device == "cpu" or (device == "auto" and not _may_have_gpu()):
+        return "cpu"
     import torch
 
     if device == "auto":
@@ -320,6 +321,11 @@ def resolve_device(device: str) -> str:
     if int(index or 0) >= number:
         raise UsageError(f"There is no device '{device}' here: use --device auto or cpu.")
     return device
+
+
+def _may_have_gpu() -> bool:
+    """Is a driver's device there? On Linux without one, torch need not be imported to know."""
+    return sys.platform != "linux" or any(map(os.path.exists, GPU_DEVICES))  # noqa: PTH110
 
 
 def _write_methods(workflow: Any, config: Config, log_dir: Path) -> None:

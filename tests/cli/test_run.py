@@ -8,11 +8,13 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from bids_stroke.cli import run as module
 from bids_stroke.cli.run import main
+from bids_stroke.errors import UsageError
 from tests.bids.skeleton import dataset, describe
 from tests.cli import graph
 
@@ -319,6 +321,40 @@ def test_errors_of_the_machine(
 
     monkeypatch.setattr(module, "execute", fail)
     assert call(place) == code
+
+
+@pytest.mark.parametrize(
+    ("device", "devices", "gpus", "expected"),
+    [
+        ("cpu", ("/",), 1, "cpu"),
+        ("auto", ("/absent",), 1, "cpu"),
+        ("auto", ("/",), 0, "cpu"),
+        ("auto", ("/",), 2, "cuda"),
+        ("cuda", (), 1, "cuda"),
+        ("cuda:1", (), 2, "cuda:1"),
+        ("cuda:1", (), 1, None),
+        ("mps", (), 1, None),
+    ],
+)
+def test_device(
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    devices: tuple[str, ...],
+    gpus: int,
+    expected: str | None,
+) -> None:
+    torch = SimpleNamespace(
+        cuda=SimpleNamespace(is_available=lambda: gpus > 0, device_count=lambda: gpus),
+        backends=SimpleNamespace(mps=SimpleNamespace(is_available=lambda: False)),
+    )
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setattr(module, "GPU_DEVICES", devices)
+    monkeypatch.setattr(sys, "platform", "linux")
+    if expected is None:
+        with pytest.raises(UsageError, match=device):
+            module.resolve_device(device)
+    else:
+        assert module.resolve_device(device) == expected
 
 
 def test_program_is_installed() -> None:
