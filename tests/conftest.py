@@ -3,6 +3,8 @@
 import os
 
 os.environ.setdefault("NO_ET", "1")
+# ITK reads it once in a process: one test that uses ITK first would decide for all.
+os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"
 
 from pathlib import Path
 
