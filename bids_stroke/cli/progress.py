@@ -105,9 +105,7 @@ class RichDisplay:
             TimeElapsedColumn(),
             TextColumn("{task.fields[step]}"),
         )
-        self._run = self._progress.add_task(
-            f"{len(labels)} sessions", total=float(len(labels)), step=""
-        )
+        self._run = self._progress.add_task("all sessions", total=float(len(labels)), step="")
         self._bars: dict[str, Any] = {}
         self._shares: dict[str, float] = {}
 
