@@ -62,7 +62,7 @@ class _ExtractInput(BaseInterfaceInputSpec):
         usedefault=True,
         desc="what is asked for; a precomputed mask wins",
     )
-    weights = Directory(exists=True, desc="model folder of HD-BET 2 (holds fold_all)")
+    weights = Directory(desc="model folder of HD-BET 2 (holds fold_all)")
     folds = traits.Range(1, 5, 5, usedefault=True, desc="folds of HD-BET 1")
     tta = traits.Bool(False, usedefault=True, desc="mirroring of HD-BET 1 and 2")
     device = traits.Str("cpu", usedefault=True, nohash=True, desc="torch device")
@@ -86,19 +86,18 @@ class ExtractBrain(SimpleInterface):
         from bids_stroke.models import brain as networks
 
         data, grid = read(self.inputs.in_file)
-        weights = Path(self.inputs.weights) if isdefined(self.inputs.weights) else None
         stripped = brain.looks_skull_stripped(data, grid.affine)
+        options = networks.Options(
+            device=self.inputs.device,
+            weights=Path(self.inputs.weights) if isdefined(self.inputs.weights) else None,
+            folds=self.inputs.folds,
+            tta=self.inputs.tta,
+        )
         method = networks.resolve_method(
             self.inputs.method,
             has_mask=isdefined(self.inputs.in_mask),
-            has_weights=networks.has_hdbet_weights(weights),
+            weights=options.weights,
             skull_stripped=stripped,
-        )
-        options = networks.Options(
-            device=self.inputs.device,
-            weights=weights,
-            folds=self.inputs.folds,
-            tta=self.inputs.tta,
         )
         mask, notes = self._mask(method, data, grid, options)
         if stripped:

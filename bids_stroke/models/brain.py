@@ -54,24 +54,28 @@ class Backend:
     files: Callable[[Options], tuple[Path, ...]]
 
 
-def resolve_method(asked: str, *, has_mask: bool, has_weights: bool, skull_stripped: bool) -> str:
+def resolve_method(
+    asked: str, *, has_mask: bool, weights: Path | None, skull_stripped: bool
+) -> str:
     """The method that is used for what was asked: one of ``METHODS``.
 
     A precomputed mask wins over everything. ``auto`` then skips images that are skull-stripped
-    already, and takes HD-BET 2 when its weights are there, else the embedded deepbet.
-    Raises InputMissing when HD-BET 2 was asked for without weights.
+    already, and takes HD-BET 2 when a folder of its weights is given, else the embedded deepbet.
+    Raises InputMissing when what was asked for, a mask or the weights in a folder, is not there.
     """
     method = ALIASES.get(asked, asked)
     if has_mask:
         return "precomputed"
     if method == "auto":
-        return "skip" if skull_stripped else ("hd-bet" if has_weights else "deepbet")
+        automatic = "deepbet" if weights is None else "hd-bet"
+        method = "skip" if skull_stripped else automatic
     if method == "precomputed":
         raise InputMissing("A precomputed brain mask was asked for, but none was given with -d.")
-    if method == "hd-bet" and not has_weights:
+    if method == "hd-bet" and not has_hdbet_weights(weights):
+        where = "given" if weights is None else f"in {weights} ({_HDBET_CHECKPOINT})"
         raise InputMissing(
-            "HD-BET was asked for, but its weights are not there: install them, or ask for "
-            "the embedded brain extraction."
+            f"HD-BET was asked for, but no weights are {where}: get them, or ask for the "
+            "embedded brain extraction."
         )
     return method
 
@@ -140,9 +144,8 @@ def _run_deepbet(data: np.ndarray, spacing: Spacing, options: Options) -> np.nda
 
 
 def _hdbet_files(options: Options) -> tuple[Path, ...]:
-    if not has_hdbet_weights(options.weights):
-        raise InputMissing(f"There are no weights of HD-BET in {options.weights}: install them.")
-    assert options.weights is not None
+    if options.weights is None or not has_hdbet_weights(options.weights):
+        raise InputMissing(f"There are no weights of HD-BET in {options.weights}: get them.")
     return (options.weights / _HDBET_CHECKPOINT,)
 
 

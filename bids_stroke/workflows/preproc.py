@@ -232,7 +232,7 @@ def _extract_one(workflow: Workflow, channel: Channel, settings: Settings) -> Ch
         ),
         name=f"{channel.name}_brain",
         n_procs=1 if on_gpu else settings.omp_nthreads,
-        mem_gb=3.0,
+        mem_gb=3.5,
     )
     if settings.hdbet_weights is not None:
         node.inputs.weights = str(settings.hdbet_weights)
@@ -355,18 +355,25 @@ STEPS: Mapping[str, Callable[[Workflow, State, Settings], State]] = {
     "zscore": _zscore,
 }
 
+_DEEPBET, _HDBET = "by deepbet [@deepbet]", "by HD-BET 2 [@hdbet]"
 _EXTRACTION = {
-    "auto": (
-        "by a precomputed mask where there was one, else by HD-BET [@hdbet] or, without its "
-        "weights, deepbet [@deepbet]"
-    ),
-    "deepbet": "by deepbet [@deepbet]",
-    "embedded": "by deepbet [@deepbet]",
-    "hd-bet": "by HD-BET 2 [@hdbet]",
+    "deepbet": _DEEPBET,
+    "embedded": _DEEPBET,
+    "hd-bet": _HDBET,
     "hd-bet-1": "by HD-BET 1 [@hdbet]",
-    "precomputed": "by a precomputed mask",
     "skip": "as all voxels other than 0, for the images were skull-stripped",
 }
+
+
+def describe_extraction(settings: Settings, modalities: Sequence[str]) -> str:
+    """How the brain was found, as the end of a sentence."""
+    given = [m for m in modalities if m.lower() in settings.precomputed]
+    if len(given) == len(modalities):
+        return "by a precomputed mask"
+    automatic = _DEEPBET if settings.hdbet_weights is None else _HDBET
+    automatic += " unless an image was skull-stripped already"
+    text = _EXTRACTION.get(settings.brain_extraction, automatic)
+    return f"{text}, and by a precomputed mask on the {given[0]}" if given else text
 
 
 def describe_preprocessing(
@@ -375,11 +382,9 @@ def describe_preprocessing(
     """Methods text of the preprocessing, in the order in which it is run."""
     pair = len(modalities) > 1
     moving = next((m for m in modalities if m != reference), "")
-    given = all(modality.lower() in settings.precomputed for modality in modalities)
-    extraction = _EXTRACTION["precomputed" if given else settings.brain_extraction]
     sentences = {
         "reorient": "axes were put into RAS order without interpolation",
-        "brain_extraction": f"the brain was found {extraction}",
+        "brain_extraction": f"the brain was found {describe_extraction(settings, modalities)}",
         "register": (
             f"the {moving} was registered rigidly to the {reference} with ANTs [@ants] "
             "(Mattes mutual information) and resampled to its grid by cubic splines"

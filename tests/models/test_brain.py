@@ -34,19 +34,28 @@ from tests.tiny_model import write_model
     ],
 )
 def test_which_method_is_used(
-    asked: str, has_mask: bool, has_weights: bool, stripped: bool, expected: str
+    asked: str, has_mask: bool, has_weights: bool, stripped: bool, expected: str, tmp_path: Path
 ) -> None:
+    weights = fake_hdbet(tmp_path) if has_weights else None
     method = brain.resolve_method(
-        asked, has_mask=has_mask, has_weights=has_weights, skull_stripped=stripped
+        asked, has_mask=has_mask, weights=weights, skull_stripped=stripped
     )
     assert method == expected
     assert method in brain.METHODS
 
 
-@pytest.mark.parametrize("asked", ["hd-bet", "precomputed"])
-def test_what_is_not_there_cannot_be_asked_for(asked: str) -> None:
-    with pytest.raises(InputMissing):
-        brain.resolve_method(asked, has_mask=False, has_weights=False, skull_stripped=False)
+@pytest.mark.parametrize(
+    "asked, weights, word",
+    [
+        ("hd-bet", None, "no weights are given"),
+        ("hd-bet", Path("nowhere"), "nowhere"),
+        ("auto", Path("nowhere"), "nowhere"),
+        ("precomputed", None, "-d"),
+    ],
+)
+def test_what_is_not_there_cannot_be_asked_for(asked: str, weights: Path | None, word: str) -> None:
+    with pytest.raises(InputMissing, match=word):
+        brain.resolve_method(asked, has_mask=False, weights=weights, skull_stripped=False)
 
 
 def test_weights_of_hdbet_are_looked_for_where_told(tmp_path: Path) -> None:

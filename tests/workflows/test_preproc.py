@@ -112,13 +112,18 @@ def test_orders_that_cannot_run_are_refused(steps: tuple[str, ...], word: str) -
 
 def test_methods_text_says_what_is_run() -> None:
     text = build(steps=S0, brain_extraction="hd-bet-1", n4_shrink=3).visit_desc()
-    assert text.index("HD-BET 1 [@hdbet1]") < text.index("RAS") < text.index("[@ants]")
+    assert text.index("HD-BET 1 [@hdbet]") < text.index("RAS") < text.index("[@ants]")
     assert "shrink factor of at most 3" in text
     assert "T1w was registered rigidly to the FLAIR" in text
     alone = build(modalities=("T1w",)).visit_desc()
     assert "registered" not in alone
     assert "The T1w image of each session was" in alone
-    assert "[@deepbet]" in build(brain_extraction="auto").visit_desc()
+    automatic = build(brain_extraction="auto").visit_desc()
+    assert "deepbet [@deepbet] unless an image was skull-stripped" in automatic
+    weights = build(brain_extraction="auto", hdbet_weights=Path("weights")).visit_desc()
+    assert "HD-BET 2 [@hdbet] unless" in weights
+    one = build(brain_extraction="hd-bet-1", precomputed=frozenset({"FLAIR"})).visit_desc()
+    assert "HD-BET 1 [@hdbet], and by a precomputed mask on the FLAIR" in one
     given = build(brain_extraction="auto", precomputed=frozenset({"T1w", "FLAIR"})).visit_desc()
     assert "deepbet" not in given
 
