@@ -83,15 +83,40 @@ def _session_row(session: Session) -> dict[str, Any]:
     }
 
 
-def compare(reference: Path, predicted: Path) -> dict[str, float]:
-    """Agreement of two mask files; a reference on another grid is brought to the prediction's."""
+def compare(
+    reference: Path,
+    predicted: Path,
+    *,
+    probability: Path | None = None,
+    brain: Path | None = None,
+) -> dict[str, float]:
+    """Agreement of two mask files; a reference on another grid is brought to the prediction's.
+
+    The probability map and the brain mask lie on the prediction's grid.
+    """
     truth, found = load_image(Path(reference)), load_image(Path(predicted))
     grid = geometry.grid_of(found)
     mask = np.asarray(truth.dataobj) > 0
     if not geometry.same_grid(geometry.grid_of(truth), grid):
         mask = geometry.resample(mask.astype(np.uint8), geometry.grid_of(truth), grid, order=0) > 0
-    voxel = geometry.voxel_volume_mm3(grid.affine)
-    return metrics.agreement(mask, np.asarray(found.dataobj) > 0, voxel)
+    maps = {
+        name: np.asanyarray(load_image(path).dataobj)
+        for name, path in {"probability": probability, "brain": brain}.items()
+        if path
+    }
+    return metrics.agreement(mask, np.asarray(found.dataobj) > 0, grid.affine, **maps)
+
+
+def _maps(output_dir: Path, session: Session, space: str) -> dict[str, Path]:
+    """Probability map and brain mask of a session in a space, where they are on disk."""
+    source = next(iter(session.record["inputs"]))
+    named = {} if space == source else {"space": space}
+    entities = session.record["entities"]
+    files = {
+        "probability": output_dir / output_path(entities, "lesion_probseg", space=space),
+        "brain": output_dir / output_path(entities, "brain_mask", **named),
+    }
+    return {name: path for name, path in files.items() if path.is_file()}
 
 
 def metric_table(
@@ -103,7 +128,8 @@ def metric_table(
         for space, reference in sorted(references.get(session.label, {}).items()):
             name = output_path(session.record["entities"], "lesion_mask", space=space)
             if (output_dir / name).is_file():
-                values = compare(reference, output_dir / name)
+                maps = _maps(output_dir, session, space)
+                values = compare(reference, output_dir / name, **maps)
                 rows.append({**_keys(session), "space": space, **values})
     return pd.DataFrame(rows, columns=[*KEYS, *SPACE, *metrics.COLUMNS])
 

@@ -46,7 +46,7 @@ def test_every_column_is_explained(outputs: Path, name: str) -> None:
 def test_agreement_with_a_reference(outputs: Path) -> None:
     (row,) = read(outputs / "group_metrics.tsv").to_dict("records")
     truth, found = fake.lesion_probability(1) >= 0.5, fake.lesion_probability(2) >= 0.5
-    expected = metrics.agreement(truth, found, 64.0)
+    expected = metrics.agreement(truth, found, fake.AFFINE)
     assert row["label"] == "sub-01_ses-1"
     assert row["dice"] == pytest.approx(expected["dice"], rel=1e-5)
     assert row["lesion_ppv_onevoxel"] == 0.5
