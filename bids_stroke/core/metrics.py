@@ -145,7 +145,7 @@ def best_dice(reference: Array, probability: Array) -> tuple[float, float]:
     et al. 2020. A threshold above every probability leaves nothing: an empty reference then has
     Dice 1, and the threshold is NaN.
     """
-    n_truth = np.count_nonzero(reference)
+    n_truth = np.count_nonzero(reference > 0)
     thresholds, tp, positives = _steps(reference, probability)
     dice = (2 * tp / (positives + n_truth))[thresholds > 0]
     if dice.size == 0:
