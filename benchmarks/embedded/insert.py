@@ -1,0 +1,169 @@
+"""Put real lesion shapes into real scans: the cases on which evaluate.py scores the model.
+
+``tune`` takes scans that were also trained on (patient26, sub-04) with shapes of the tune split,
+``report`` both sessions of sub-01 with shapes of the report split: no training saw either.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import ants
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+from prepare import AFFINE, SHAPE, template_maps
+from scipy import ndimage
+
+from bids_stroke.core import synthesis
+from bids_stroke.models.sampling import MODALITIES, Shape, load_shapes
+
+BINS_ML = ((0.05, 1.0), (1.0, 10.0), (10.0, 200.0))
+SCANS = {"tune": ("patient26", "sub-04_ses-01"), "report": ("sub-01_ses-01", "sub-01_ses-02")}
+Volume = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Scan:
+    """T1w and FLAIR, N4 and brain only, on the T1w's grid in RAS, and the way from the template."""
+
+    name: str
+    images: dict[str, Volume]
+    brain: NDArray[np.bool_]
+    affine: NDArray[np.float64]
+    file: Path
+    grid: ants.ANTsImage
+    from_template: list[str]
+
+    @property
+    def voxel_ml(self) -> float:
+        return float(abs(np.linalg.det(self.affine))) / 1000
+
+
+def template_image(volume: Volume) -> ants.ANTsImage:
+    """A volume on the training grid as ANTs sees it (LPS)."""
+    return ants.from_numpy(
+        volume,
+        origin=list(AFFINE[:3, 3] * [-1, -1, 1]),
+        spacing=[float(AFFINE[0, 0])] * 3,
+        direction=np.diag([-1.0, -1.0, 1.0]),
+    )
+
+
+def source(name: str, shared: Path) -> Path:
+    """The T1w file of a scan."""
+    if name == "patient26":
+        return shared / "ms_mni" / "patient26_T1w.nii.gz"
+    subject, session = name.split("_")
+    return shared / "ms_raw" / subject / session / "anat" / f"{name}_T1w.nii.gz"
+
+
+def read_scan(name: str, shared: Path, work: Path) -> Scan:
+    """Load one scan: the publisher's brain masks and rigid transform, or patient26 as it is."""
+    file = source(name, shared)
+    stem = file.with_name(file.name.removesuffix("_T1w.nii.gz"))
+    if name == "patient26":
+        t1w, flair = (ants.image_read(f"{stem}_{m}.nii.gz") for m in MODALITIES)
+    else:
+        t1w, flair = read_raw(stem, shared / "ms_raw_reference" / name, work)
+    way = ants.registration(
+        t1w, template_image(template_maps()["t1"]), "Affine", outprefix=str(work / f"{name}_")
+    )["fwdtransforms"]
+    affine = nib.load(file).affine
+    arrays = {}
+    for modality, image in zip(MODALITIES, (t1w, flair), strict=True):
+        arrays[modality], canonical = to_ras(image.numpy(), affine)
+    brain = np.logical_and(*[np.abs(image) > 1e-3 for image in arrays.values()])
+    brain = ndimage.binary_fill_holes(ndimage.binary_opening(brain))
+    return Scan(name, arrays, brain, canonical, file, t1w, way)
+
+
+def read_raw(stem: Path, reference: Path, work: Path) -> tuple[ants.ANTsImage, ants.ANTsImage]:
+    """N4 and brain mask on each grid, then FLAIR on the T1w's grid."""
+    images = {}
+    for modality in MODALITIES:
+        image = ants.image_read(f"{stem}_{modality}.nii.gz")
+        mask = ants.image_read(f"{reference}_space-{modality}_desc-brain_mask.nii.gz")
+        mask = ants.copy_image_info(image, mask)
+        images[modality] = ants.n4_bias_field_correction(image, mask=mask, shrink_factor=4) * mask
+    to_t1w = str(work / f"{stem.name}_flair_to_t1w.mat")
+    rigid = ants.read_transform(f"{reference}_from-T1w_to-FLAIR_mode-image_xfm.txt")
+    ants.write_transform(rigid.invert(), to_t1w)
+    return images["T1w"], ants.apply_transforms(images["T1w"], images["FLAIR"], [to_t1w])
+
+
+def to_ras(volume: Volume, affine: NDArray[np.float64]) -> tuple[Volume, NDArray[np.float64]]:
+    """Nearest RAS orientation."""
+    image = nib.as_closest_canonical(nib.Nifti1Image(volume.astype(np.float32), affine))
+    return np.asarray(image.dataobj, dtype=np.float32), image.affine
+
+
+def carried(shape: Shape, scan: Scan) -> Volume:
+    """A lesion shape of the template in the scan: soft mask within the brain."""
+    whole = synthesis.place(
+        shape.mask / np.float32(255), np.zeros(SHAPE), np.random.default_rng(), centre=shape.centre
+    )
+    moved = ants.apply_transforms(scan.grid, template_image(whole), scan.from_template)
+    soft, _ = to_ras(moved.numpy(), nib.load(scan.file).affine)
+    return np.clip(soft, 0, 1) * scan.brain
+
+
+def chosen(shapes: list[Shape], count: int, rng: np.random.Generator) -> list[Shape]:
+    """``count`` random shapes of each bin of volume."""
+    picked = []
+    for low, high in BINS_ML:
+        fitting = [shape for shape in shapes if low <= shape.ml < high]
+        picked += [fitting[i] for i in rng.permutation(len(fitting))[:count]]
+    return picked
+
+
+def save(path: Path, scan: Scan, images: dict[str, Volume], truth: Volume, stage: str) -> None:
+    """One case, cut to the brain: images, truth, brain, affine and what the lesion is."""
+    box = ndimage.find_objects(scan.brain.astype(np.uint8))[0]
+    affine = scan.affine.copy()
+    affine[:3, 3] = nib.affines.apply_affine(affine, [part.start for part in box])
+    np.savez(
+        path,
+        **{name: image[box] for name, image in images.items()},
+        truth=(truth >= 0.5)[box],
+        brain=scan.brain[box],
+        affine=affine,
+        stage=stage,
+    )
+
+
+def insert(scan: Scan, shapes: list[Shape], out: Path, seed: int) -> None:
+    """Write the scan as it is and with each shape in it, stages alternating."""
+    save(out / f"{scan.name}_000.npz", scan, scan.images, np.zeros_like(scan.images["T1w"]), "none")
+    for number, shape in enumerate(shapes, start=1):
+        rng = np.random.default_rng([seed, number])
+        soft = carried(shape, scan)
+        stage = synthesis.STAGES[number % 2]
+        if (soft >= 0.5).sum() * scan.voxel_ml < BINS_ML[0][0]:
+            continue
+        images = synthesis.paint(
+            scan.images, soft, rng, stage=stage, brain=scan.brain, strength=rng.uniform(0.5, 1.0)
+        )
+        save(out / f"{scan.name}_{number:03d}.npz", scan, images, soft, stage)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("split", choices=tuple(SCANS))
+    parser.add_argument("shared", type=Path, help="folder of the shared data")
+    parser.add_argument("run", type=Path, help="folder with lesions.npz; cases go to run/<split>")
+    parser.add_argument("--count", type=int, default=4, help="shapes of each bin and scan")
+    args = parser.parse_args()
+    out = args.run / args.split
+    out.mkdir(parents=True, exist_ok=True)
+    shapes = load_shapes(args.run / "lesions.npz", args.split)
+    for number, name in enumerate(SCANS[args.split]):
+        picked = chosen(shapes, args.count, np.random.default_rng([3, number]))
+        insert(read_scan(name, args.shared, args.run), picked, out, seed=4 + number)
+        print(name, len(list(out.glob(f"{name}_*.npz"))), "cases", flush=True)
+
+
+if __name__ == "__main__":
+    main()
