@@ -59,36 +59,40 @@ class Schedule:
         return float(self.learning_rate * max(cosine, 0.005) * warm)
 
 
-def plans(network: Network, name: str) -> dict[str, Any]:
-    """nnU-Net v2 plans of one configuration, z-score within the brain, no anisotropic special."""
+def _architecture(network: Network) -> dict[str, Any]:
     stages = len(network.features)
-    resampling = {"is_seg": False, "order_z": 0, "force_separate_z": False}
-    architecture = {
+    kwargs = {
+        "n_stages": stages,
+        "features_per_stage": list(network.features),
+        "conv_op": "torch.nn.modules.conv.Conv3d",
+        "kernel_sizes": [[3, 3, 3]] * stages,
+        "strides": [[1, 1, 1]] + [[2, 2, 2]] * (stages - 1),
+        "n_conv_per_stage": list(network.encoder_convs),
+        "n_conv_per_stage_decoder": list(network.decoder_convs),
+        "conv_bias": True,
+        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+        "dropout_op": None,
+        "dropout_op_kwargs": None,
+        "nonlin": "torch.nn.LeakyReLU",
+        "nonlin_kwargs": {"inplace": True},
+    }
+    return {
         "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-        "arch_kwargs": {
-            "n_stages": stages,
-            "features_per_stage": list(network.features),
-            "conv_op": "torch.nn.modules.conv.Conv3d",
-            "kernel_sizes": [[3, 3, 3]] * stages,
-            "strides": [[1, 1, 1]] + [[2, 2, 2]] * (stages - 1),
-            "n_conv_per_stage": list(network.encoder_convs),
-            "n_conv_per_stage_decoder": list(network.decoder_convs),
-            "conv_bias": True,
-            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-            "dropout_op": None,
-            "dropout_op_kwargs": None,
-            "nonlin": "torch.nn.LeakyReLU",
-            "nonlin_kwargs": {"inplace": True},
-        },
+        "arch_kwargs": kwargs,
         "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
     }
-    configuration = {
+
+
+def _configuration(network: Network, name: str) -> dict[str, Any]:
+    # Slices, however thick, are interpolated in 3-D: the samples were made that way.
+    resampling = {"is_seg": False, "order_z": 0, "force_separate_z": False}
+    return {
         "data_identifier": f"{name}_{CONFIGURATION}",
         "preprocessor_name": "DefaultPreprocessor",
         "batch_size": 2,
         "patch_size": list(network.patch),
-        "median_image_size_in_voxels": [90.0, 116.0, 94.0],
+        "median_image_size_in_voxels": [float(size) for size in network.patch],
         "spacing": [network.spacing] * 3,
         "normalization_schemes": ["ZScoreNormalization"] * len(MODALITIES),
         "use_mask_for_norm": [True] * len(MODALITIES),
@@ -98,21 +102,25 @@ def plans(network: Network, name: str) -> dict[str, Any]:
         "resampling_fn_seg_kwargs": {**resampling, "is_seg": True, "order": 1},
         "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
         "resampling_fn_probabilities_kwargs": {**resampling, "order": 1},
-        "architecture": architecture,
+        "architecture": _architecture(network),
         "batch_dice": True,
     }
+
+
+def plans(network: Network, name: str) -> dict[str, Any]:
+    """nnU-Net v2 plans with one configuration: z-score within the brain, isotropic voxels."""
     return {
         "dataset_name": name,
         "plans_name": "nnUNetPlans",
         "original_median_spacing_after_transp": [network.spacing] * 3,
-        "original_median_shape_after_transp": [90, 116, 94],
+        "original_median_shape_after_transp": list(network.patch),
         "image_reader_writer": "SimpleITKIO",
         "transpose_forward": [0, 1, 2],
         "transpose_backward": [0, 1, 2],
-        "configurations": {CONFIGURATION: configuration},
+        "configurations": {CONFIGURATION: _configuration(network, name)},
         "experiment_planner_used": "ExperimentPlanner",
         "label_manager": "LabelManager",
-        "foreground_intensity_properties_per_channel": {str(c): {} for c in range(len(MODALITIES))},
+        "foreground_intensity_properties_per_channel": {},
     }
 
 
@@ -132,7 +140,7 @@ def build(network: Network, *, deep_supervision: bool = True) -> nn.Module:
     ensure_torchvision()
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
-    chosen = plans(network, "")["configurations"][CONFIGURATION]["architecture"]
+    chosen = _architecture(network)
     return get_network_from_plans(
         chosen["network_class_name"],
         chosen["arch_kwargs"],
