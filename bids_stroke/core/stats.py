@@ -226,8 +226,8 @@ def signed_rank(differences: ArrayLike) -> dict[str, Any]:
     Zeros are ranked with the others and then dropped (Pratt 1959); ties get their mean rank. Up to
     50 differences p is exact: the share of all choices of signs that lie as far out, given these
     ranks. Above, it is that of the normal approximation, corrected for zeros and ties, without
-    continuity correction. Without any difference other than zero p is 1 and the effect 0. NaN are
-    left out. Effect: matched-pairs rank-biserial correlation (W+ - W-) / (W+ + W-) (Kerby 2014).
+    continuity correction. NaN are left out. Effect: matched-pairs rank-biserial correlation
+    (W+ - W-) / (W+ + W-) (Kerby 2014). Zeros only: p is 1 and the effect 0; nothing: both are NaN.
     """
     known = np.round(_known(differences), _DECIMALS)
     moved = known != 0
@@ -235,14 +235,16 @@ def signed_rank(differences: ArrayLike) -> dict[str, Any]:
     plus = float(ranks[known[moved] > 0].sum())
     total = float(ranks.sum())
     exact = len(known) <= EXACT_N
+    p = _exact_p(ranks, plus) if exact else _normal_p(ranks, plus)
+    effect = (2 * plus - total) / total if total else 0.0
     return {
         "n": len(known),
         "n_zero": int(np.count_nonzero(~moved)),
         "w_plus": plus,
         "w_minus": total - plus,
-        "p": _exact_p(ranks, plus) if exact else _normal_p(ranks, plus),
+        "p": p if len(known) else float("nan"),
         "p_method": "exact" if exact else "normal",
-        "rank_biserial": (2 * plus - total) / total if total else 0.0,
+        "rank_biserial": effect if len(known) else float("nan"),
     }
 
 
