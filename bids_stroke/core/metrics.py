@@ -247,6 +247,8 @@ def agreement(
     misses is missed. Raises ValueError when the shapes differ.
     """
     values: dict[str, float] = voxelwise(reference, predicted)
+    if any(other is not None and other.shape != reference.shape for other in (probability, brain)):
+        raise ValueError("The probability map or the brain mask differs in shape from the masks.")
     box = _union_box(reference, predicted)
     spacing: Sequence[float] = voxel_sizes(affine).tolist()
     millilitres = voxel_volume_mm3(affine) / 1000

@@ -243,6 +243,13 @@ def test_masks_of_two_shapes_are_refused() -> None:
         metrics.agreement(np.zeros((2, 2, 2)), np.zeros((2, 2, 3)), UNIT)
 
 
+@pytest.mark.parametrize("name", ["probability", "brain"])
+def test_maps_of_another_shape_are_refused(name: str) -> None:
+    mask, other = np.ones((2, 2, 2)), np.ones((2, 2, 3))
+    with pytest.raises(ValueError, match="differs in shape"):
+        metrics.agreement(mask, mask, UNIT, **{name: other})
+
+
 def test_every_column_is_explained() -> None:
     mask = np.ones((2, 2, 2))
     assert list(metrics.agreement(mask, mask, UNIT)) == [*metrics.COLUMNS]

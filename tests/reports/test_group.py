@@ -10,7 +10,7 @@ import pytest
 from bids_stroke.core import metrics
 from bids_stroke.core.files import save_image
 from bids_stroke.errors import NothingSelected
-from bids_stroke.reports import group
+from bids_stroke.reports import collect, group
 from bids_stroke.reports.plots import dot_plot
 from tests.reports import fake
 
@@ -60,6 +60,33 @@ def test_a_reference_stored_otherwise_agrees(tmp_path: Path) -> None:
     save_image(mask, fake.AFFINE, one, dtype=np.uint8)
     save_image(mask[::-1], fake.AFFINE @ flip, other, dtype=np.uint8)
     assert group.compare(other, one)["dice"] == 1.0
+
+
+def test_a_map_and_a_brain_mask_are_judged(outputs: Path, tmp_path: Path) -> None:
+    entities = {"subject": "01", "session": "1"}
+    probability = fake.lesion_probability(2).astype(np.float32)
+    brain = np.zeros(probability.shape, dtype=np.uint8)
+    brain[5:-5, 5:-5, 5:-5] = 1
+    files = {
+        "sub-01_ses-1_space-FLAIR_label-L_desc-stroke_probseg.nii.gz": probability,
+        "sub-01_ses-1_space-FLAIR_desc-brain_mask.nii.gz": brain,
+    }
+    anat = tmp_path / "sub-01" / "ses-1" / "anat"
+    anat.mkdir(parents=True)
+    for name, data in files.items():
+        save_image(data, fake.AFFINE, anat / name, dtype=data.dtype)
+    session = next(s for s in collect.sessions(outputs) if s.record["entities"] == entities)
+    maps = group._maps(tmp_path, session, "FLAIR")
+    truth = fake.lesion_probability(1) >= 0.5
+    mask, reference = tmp_path / "mask.nii.gz", tmp_path / "reference.nii.gz"
+    save_image(probability >= 0.5, fake.AFFINE, mask, dtype=np.uint8)
+    save_image(truth, fake.AFFINE, reference, dtype=np.uint8)
+    expected = metrics.agreement(
+        truth, probability >= 0.5, fake.AFFINE, probability=probability, brain=brain
+    )
+    values = group.compare(reference, mask, **maps)
+    assert not np.isnan(values["average_precision"])
+    assert values == pytest.approx(expected, nan_ok=True)
 
 
 def test_page_names_failures_and_links_to_pages(outputs: Path) -> None:
