@@ -3,13 +3,21 @@
 A descriptor is a TOML file beside a model folder. Everything that differs between published models
 (order of channels, order of preprocessing steps, reference grid, folds, mirroring, operating point)
 is data in it, so that no code knows a model by its name.
+
+Models live in two places: the package, and one store that the user fills (``models_folder``). The
+package also describes published models that it may not ship (``data/models/known``): those are
+known, and become installed when their files are in the store with a descriptor of their own.
 """
 
+import os
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
+
+import tomli_w
 
 from bids_stroke import data
 from bids_stroke.core.files import sha256
@@ -18,6 +26,9 @@ from bids_stroke.errors import InputMissing, UnusableData
 MODALITIES = ("T1w", "FLAIR")
 STEPS = ("reorient", "brain_extraction", "register", "n4", "zscore", "crop")
 RESAMPLE = ("logits", "probabilities")
+PURPOSES = ("lesions", "brain")
+STORE_VARIABLE = "BIDS_STROKE_MODELS"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +77,27 @@ class ModelFile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where a published model comes from.
+
+    ``page`` is for people. ``manifest`` is the address of a JSON file ``{"files": {path: {"sha256":
+    ..., "bytes": ...}}}`` that pins the files which the descriptor does not pin; ``archive`` that
+    of a zip that holds them all. ``note`` says how to get the model and what is not pinned.
+    """
+
+    page: str = ""
+    manifest: str = ""
+    archive: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Descriptor:
     """One model. ``channels`` are modalities in the network's order; ``inputs`` the accepted sets.
 
     A channel whose modality is missing in an accepted set is filled with zeros. ``file`` is the
-    descriptor file itself, ``folder`` the model folder beside it.
+    descriptor file itself, ``folder`` the model folder beside it. ``purpose`` is what the model
+    finds: lesions, or the brain (those are never chosen for lesions).
     """
 
     name: str
@@ -90,6 +117,8 @@ class Descriptor:
     inference: Inference = Inference()
     files: tuple[ModelFile, ...] = ()
     synthetic: bool = False
+    purpose: str = "lesions"
+    source: Source = Source()
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     file: Path = Path()
 
@@ -150,6 +179,7 @@ def load(path: Path) -> Descriptor:
         "preprocessing": Preprocessing,
         "inference": Inference,
         "operating_point": OperatingPoint,
+        "source": Source,
     }
     for key, kind in nested.items():
         if key in table:
@@ -163,29 +193,22 @@ def load(path: Path) -> Descriptor:
     return descriptor
 
 
+def dumps(model: Descriptor) -> str:
+    """Text of a descriptor, which ``load`` reads back as an equal one."""
+    table = asdict(model)
+    del table["file"]
+    table["files"] = [{k: v for k, v in file.items() if v} for file in table["files"]]
+    return tomli_w.dumps({key: value for key, value in table.items() if value not in ({}, [])})
+
+
 def _check(model: Descriptor, path: Path) -> None:
     """Refuse what can't be run, and what points outside the descriptor's folder."""
-    steps, reference = model.preprocessing.steps, model.preprocessing.reference
+    _require(bool(_NAME.fullmatch(model.name)), path, f"name '{model.name}' is no plain word")
     _require(model.format == "nnunetv2", path, f"format '{model.format}' is not nnunetv2")
-    _require(
-        bool(model.channels) and set(model.channels) <= set(MODALITIES),
-        path,
-        f"channels must be among {MODALITIES}",
-    )
-    _require(
-        bool(model.inputs) and all(set(i) <= set(model.channels) and i for i in model.inputs),
-        path,
-        "inputs must be non-empty sets of its channels",
-    )
-    _require(reference in MODALITIES, path, f"reference '{reference}' is not among {MODALITIES}")
-    _require(
-        len(set(steps)) == len(steps) and set(steps) <= set(STEPS),
-        path,
-        f"steps must be different ones among {STEPS}",
-    )
-    _require("brain_extraction" in steps, path, "steps must hold brain_extraction")
-    _require(model.inference.resample in RESAMPLE, path, f"resample must be one of {RESAMPLE}")
-    _require(0 < model.inference.step_size <= 1, path, "step_size must be in (0, 1]")
+    _require(model.purpose in PURPOSES, path, f"purpose must be one of {PURPOSES}")
+    _check_channels(model, path)
+    _check_preprocessing(model, path)
+    _check_inference(model, path)
     _require(0 < model.operating_point.threshold < 1, path, "threshold must be in (0, 1)")
     _require(model.operating_point.connectivity in (6, 18, 26), path, "connectivity is 6, 18 or 26")
     for inside in (model.folder, *(f.path for f in model.files)):
@@ -195,6 +218,43 @@ def _check(model: Descriptor, path: Path) -> None:
             path,
             f"'{inside}' points outside the descriptor's folder",
         )
+
+
+def _check_channels(model: Descriptor, path: Path) -> None:
+    known = model.purpose == "brain" or set(model.channels) <= set(MODALITIES)
+    different = len(set(model.channels)) == len(model.channels)
+    _require(
+        bool(model.channels) and known and different,
+        path,
+        f"channels must be different ones among {MODALITIES}",
+    )
+    _require(
+        bool(model.inputs) and all(set(i) <= set(model.channels) and i for i in model.inputs),
+        path,
+        "inputs must be non-empty sets of its channels",
+    )
+
+
+def _check_preprocessing(model: Descriptor, path: Path) -> None:
+    steps, reference = model.preprocessing.steps, model.preprocessing.reference
+    _require(
+        len(set(steps)) == len(steps) and set(steps) <= set(STEPS),
+        path,
+        f"steps must be different ones among {STEPS}",
+    )
+    if model.purpose == "lesions":
+        _require(
+            reference in MODALITIES, path, f"reference '{reference}' is not among {MODALITIES}"
+        )
+        _require("brain_extraction" in steps, path, "steps must hold brain_extraction")
+
+
+def _check_inference(model: Descriptor, path: Path) -> None:
+    inference = model.inference
+    _require(inference.resample in RESAMPLE, path, f"resample must be one of {RESAMPLE}")
+    _require(0 < inference.step_size <= 1, path, "step_size must be in (0, 1]")
+    for word in (inference.checkpoint, *map(str, inference.folds)):
+        _require(bool(_NAME.fullmatch(word)), path, f"'{word}' is no plain name of a file or fold")
 
 
 def verify(model: Descriptor) -> None:
@@ -219,10 +279,36 @@ def accepted(model: Descriptor, modalities: Iterable[str]) -> tuple[str, ...]:
     return max(fitting, key=len, default=())
 
 
+def models_folder(given: Path | None = None) -> Path:
+    """The store: ``given``, else ``BIDS_STROKE_MODELS``, else a folder of the user's data."""
+    if given:
+        return Path(given)
+    if named := os.environ.get(STORE_VARIABLE):
+        return Path(named)
+    data_home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(data_home) / "bids_stroke" / "models"
+
+
+def known() -> list[Descriptor]:
+    """Published models that the package describes and does not ship."""
+    return [load(p) for p in sorted(data.path("models", "known").glob("*.toml"))]
+
+
 def installed(models_dir: Path | None = None) -> list[Descriptor]:
-    """Descriptors of the package and of ``models_dir``, in the order of their paths."""
-    folders = [data.path("models"), *([Path(models_dir)] if models_dir else [])]
+    """Descriptors of the package and of the store, in the order of their paths."""
+    folders = [data.path("models"), models_folder(models_dir)]
     return [load(p) for folder in folders for p in sorted(folder.glob("*.toml"))]
+
+
+def is_whole(model: Descriptor) -> bool:
+    """Whether the files of a model are there; their content is for ``verify``."""
+    return model.model_folder.is_dir() and all((model.root / f.path).is_file() for f in model.files)
+
+
+def brain_weights(models_dir: Path | None = None) -> Path | None:
+    """Folder of HD-BET's weights in the store, or None where they are not installed."""
+    models = [m for m in installed(models_dir) if m.purpose == "brain" and is_whole(m)]
+    return models[0].model_folder if models else None
 
 
 def find(model: str, models_dir: Path | None = None) -> Descriptor:
@@ -236,15 +322,24 @@ def find(model: str, models_dir: Path | None = None) -> Descriptor:
             raise InputMissing(f"{path} must hold one model descriptor (*.toml), not {len(found)}.")
         return load(found[0])
     models = {m.name: m for m in installed(models_dir)}
-    if model not in models:
-        known = ", ".join(sorted(models)) or "none"
-        raise InputMissing(f"There is no model '{model}': installed are {known}.")
-    return models[model]
+    if model in models:
+        return models[model]
+    if model in {m.name for m in known()}:
+        raise InputMissing(
+            f"Model '{model}' is not installed in {models_folder(models_dir)}: see "
+            f"bids_stroke-models show {model}."
+        )
+    names = ", ".join(sorted(models)) or "none"
+    raise InputMissing(f"There is no model '{model}': installed are {names}.")
 
 
 def _rank(model: Descriptor, modalities: tuple[str, ...]) -> tuple[int, bool, str]:
     """Order of preference: uses more of the session, trained on real lesions, newer version."""
     return len(accepted(model, modalities)), not model.synthetic, model.version
+
+
+def _is_candidate(model: Descriptor, modalities: tuple[str, ...]) -> bool:
+    return model.purpose == "lesions" and bool(accepted(model, modalities)) and is_whole(model)
 
 
 def choose(
@@ -258,11 +353,13 @@ def choose(
     have = " + ".join(modalities)
     if model != "auto":
         chosen = find(model, models_dir)
+        if chosen.purpose != "lesions":
+            raise UnusableData(f"Model '{chosen.name}' finds the {chosen.purpose}, not lesions.")
         if not accepted(chosen, modalities):
             needs = " or ".join(" + ".join(i) for i in chosen.inputs)
             raise UnusableData(f"Model '{chosen.name}' needs {needs}, but there is only {have}.")
         return chosen, f"asked for by name; it runs on {' + '.join(accepted(chosen, modalities))}"
-    fitting = [m for m in installed(models_dir) if accepted(m, modalities)]
+    fitting = [m for m in installed(models_dir) if _is_candidate(m, modalities)]
     if not fitting:
         raise UnusableData(
             f"No installed model runs on {have}: install one, or name one by --model."

@@ -4,6 +4,7 @@ nnU-Net's own preprocessing, network and resampling are used, so that a map equa
 the sum over windows is ours: it adds in float32, where nnU-Net adds in float16 even on a CPU.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,7 +31,10 @@ from bids_stroke.models.descriptor import Descriptor
 from bids_stroke.models.weights import load_checkpoint
 
 LESION = 1  # label of the lesion in the models of this field
-_TRUSTED = ("dynamic_network_architectures.", "torch.nn.", "bids_stroke.")
+_NETWORK_CLASS = re.compile(  # whole names, because torch.nn.x.torch.os.system is a name as well
+    r"dynamic_network_architectures\.(architectures|building_blocks)\.\w+\.[A-Z]\w*"
+    r"|torch\.nn\.(modules\.\w+\.)?[A-Z]\w*"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,13 +68,13 @@ def _chosen_folds(model: Descriptor, asked: Sequence[str]) -> tuple[str, ...]:
     return folds
 
 
-def _check_architecture(architecture: Mapping[str, Any], path: Path) -> None:
+def check_architecture(architecture: Mapping[str, Any], path: Path) -> None:
     """Plans name Python classes to import: allow those of networks only."""
     kwargs = architecture["arch_kwargs"]
     names = [architecture["network_class_name"]]
     names += [kwargs[k] for k in architecture["_kw_requires_import"] if kwargs.get(k)]
     for name in names:
-        if not str(name).startswith(_TRUSTED):
+        if not _NETWORK_CLASS.fullmatch(str(name)):
             raise UnusableData(f"{path} asks for the class {name}, which is no network: refused.")
 
 
@@ -94,7 +98,7 @@ def load(
     first = next(iter(checkpoints.values()))
     plans = PlansManager(plans_table)
     configuration = plans.get_configuration(first["init_args"]["configuration"])
-    _check_architecture(configuration.configuration["architecture"], plans_file)
+    check_architecture(configuration.configuration["architecture"], plans_file)
     network = get_network_from_plans(
         configuration.network_arch_class_name,
         configuration.network_arch_init_kwargs,
