@@ -18,7 +18,7 @@ SYMMETRIC = ("assd_pooled_mm", "assd_meanofmeans_mm", "hd_mm", "hd95_max_mm", "n
 
 
 def line(*voxels: int) -> NDArray:
-    mask = np.zeros((8, 3, 3), dtype=bool)
+    mask = np.zeros((12, 3, 3), dtype=bool)
     mask[list(voxels), 1, 1] = True
     return mask
 
@@ -144,14 +144,14 @@ def test_distances_grow_with_the_voxels() -> None:
 def test_tolerance_holds_its_limit() -> None:
     """Five voxels of 0.4 mm are 2 mm: within; six are not."""
     near, far = (
-        surfaces.surface_metrics(line(0), line(shift), (0.4, 9.0, 9.0)) for shift in (5, 6)
+        surfaces.surface_metrics(line(5), line(5 + shift), (0.4, 9.0, 9.0)) for shift in (5, 6)
     )
     assert near["nsd_surfel_2mm"] == pytest.approx(1)
     assert far["nsd_surfel_2mm"] == pytest.approx(1 / 2)  # the faces that look at each other
 
 
 def test_an_empty_mask_has_no_distance() -> None:
-    empty = np.zeros((8, 3, 3), dtype=bool)
+    empty = line()
     both, one = (surfaces.surface_metrics(empty, mask, UNIT) for mask in (empty, line(2)))
     distances = [name for name in surfaces.COLUMNS if name.endswith("_mm")]
     assert all(np.isnan(values[name]) for values in (both, one) for name in distances)
