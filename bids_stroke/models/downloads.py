@@ -153,6 +153,7 @@ def _go_on(remote: Remote, part: Path, progress: Progress) -> None:
         with opener.open(request, timeout=TIMEOUT_S) as response:
             _receive(response, remote, part, progress)
     except urllib.error.HTTPError as error:
+        error.close()
         if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
             part.unlink(missing_ok=True)
             raise _Interrupted("the server has less than was there") from error
