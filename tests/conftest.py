@@ -18,6 +18,13 @@ def _crash_files_stay_out_of_the_checkout(tmp_path: Path) -> None:
     config.set("execution", "crashdump_dir", str(tmp_path))
 
 
+@pytest.fixture(autouse=True)
+def _models_of_the_user_stay_out_of_the_tests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BIDS_STROKE_MODELS", str(tmp_path / "empty-store"))
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Folder of real scans, or a skip that says where it was looked for."""

@@ -201,9 +201,14 @@ def dumps(model: Descriptor) -> str:
     return tomli_w.dumps({key: value for key, value in table.items() if value not in ({}, [])})
 
 
+def is_plain(name: str) -> bool:
+    """Whether a name is a plain word, that can name a file in a folder and no other place."""
+    return bool(_NAME.fullmatch(name))
+
+
 def _check(model: Descriptor, path: Path) -> None:
     """Refuse what can't be run, and what points outside the descriptor's folder."""
-    _require(bool(_NAME.fullmatch(model.name)), path, f"name '{model.name}' is no plain word")
+    _require(is_plain(model.name), path, f"name '{model.name}' is no plain word")
     _require(model.format == "nnunetv2", path, f"format '{model.format}' is not nnunetv2")
     _require(model.purpose in PURPOSES, path, f"purpose must be one of {PURPOSES}")
     _check_channels(model, path)
@@ -254,7 +259,7 @@ def _check_inference(model: Descriptor, path: Path) -> None:
     _require(inference.resample in RESAMPLE, path, f"resample must be one of {RESAMPLE}")
     _require(0 < inference.step_size <= 1, path, "step_size must be in (0, 1]")
     for word in (inference.checkpoint, *map(str, inference.folds)):
-        _require(bool(_NAME.fullmatch(word)), path, f"'{word}' is no plain name of a file or fold")
+        _require(is_plain(word), path, f"'{word}' is no plain name of a file or fold")
 
 
 def verify(model: Descriptor) -> None:

@@ -84,7 +84,10 @@ def staging(store: Path) -> Iterator[Path]:
 
 
 def check_free(name: str, store: Path, *, overwrite: bool = False) -> None:
-    """Raise UsageError if the name is taken, by the program or (unless ``overwrite``) the store."""
+    """Raise UsageError if a name is none, or is taken: by the program, or (unless ``overwrite``)
+    by the store."""
+    if not descriptor.is_plain(name) or name.endswith(".toml"):
+        raise UsageError(f"'{name}' can't name a model: use letters, digits, dots, - and _.")
     taken = next((m for m in descriptor.installed(store) if m.name == name), None)
     if taken and _state(taken, store) == "with the program":
         raise UsageError(f"'{name}' comes with the program: choose another --name.")

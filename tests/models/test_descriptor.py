@@ -38,6 +38,12 @@ def test_reads_every_field(tmp_path: Path) -> None:
         ('["FLAIR"]]', '["DWI"]]', "inputs"),
         ('format = "nnunetv2"', 'format = "pickle"', "format"),
         ("[inference]\n", "[inference]\nstep_size = 0", "step_size"),
+        ("[inference]\n", '[inference]\ncheckpoint = "../../x.pth"', "plain name"),
+        ("[inference]\n", '[inference]\nfolds = ["0/../../x"]', "plain name"),
+        ('name = "tiny"', 'name = "../tiny"', "plain word"),
+        ("synthetic = true", 'purpose = "tumours"', "purpose"),
+        ('channels = ["T1w", "FLAIR"]', 'channels = ["T1w", "T1w"]', "different"),
+        ("[inference]\n", '[source]\nurl = "x"\n[inference]\n', "unknown key 'url'"),
     ],
 )
 def test_refuses(tmp_path: Path, old: str, new: str, reason: str) -> None:
@@ -114,3 +120,94 @@ def test_embedded_model_is_whole_and_says_what_it_is() -> None:
     assert "synthetic" in model.training_data.lower()
     assert set(model.inputs) == {BOTH, ("T1w",), ("FLAIR",)}
     assert sum(f.size for f in model.files) <= 12_000_000
+
+
+def test_a_link_that_leaves_the_folder_is_refused(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "store")
+    (tmp_path / "elsewhere.json").write_text("{}")
+    plans = tmp_path / "store" / "tiny" / "plans.json"
+    plans.unlink()
+    plans.symlink_to(tmp_path / "elsewhere.json")
+    with pytest.raises(UnusableData, match="outside"):
+        descriptor.load(path)
+
+
+def test_written_descriptors_are_read_back_equal(tmp_path: Path) -> None:
+    path = write_model(tmp_path, inference='folds = [0, "all"]\nmirror_axes = [2]')
+    model = descriptor.load(path)
+    path.write_text(descriptor.dumps(model))
+    assert descriptor.load(path) == model
+
+
+@pytest.mark.parametrize("model", descriptor.known(), ids=lambda m: m.name)
+def test_known_models_say_where_they_come_from(model: descriptor.Descriptor) -> None:
+    assert model.source.page.startswith("https://")
+    assert model.source.note
+    assert model.folder == model.name
+    assert model.licence and model.citation
+    pinned = bool(model.files) and all(f.sha256 for f in model.files)
+    assert pinned or "pinned" in model.source.note
+    addresses = [f.url for f in model.files] + [model.source.archive, model.source.manifest]
+    assert all(a.startswith("https://") for a in addresses if a)
+    assert not descriptor.is_whole(model)
+
+
+def test_known_models_of_the_guide_are_there() -> None:
+    models = {m.name: m for m in descriptor.known()}
+    dual = models["mmstrokenet-dual"]
+    assert dual.channels == ("FLAIR", "T1w")
+    assert dual.inference.resample == "probabilities"
+    assert (dual.operating_point.threshold, dual.operating_point.min_volume_mm3) == (0.2, 10)
+    assert {"mmstrokenet-atlas", "mmstrokenet-t1w", "hd-bet"} <= set(models)
+    isles = models["isles26-d507-topk10"]
+    assert (isles.operating_point.threshold, isles.operating_point.min_volume_mm3) == (0.35, 20)
+    assert len(isles.files) == 7
+    assert isles.source.manifest
+
+
+def test_known_models_are_never_chosen_while_absent(tmp_path: Path) -> None:
+    chosen, _ = descriptor.choose("auto", ("T1w",), tmp_path)
+    assert chosen.name == "embedded"
+    with pytest.raises(InputMissing, match="not installed .* show isles26-d507-topk10"):
+        descriptor.choose("isles26-d507-topk10", ("T1w",), tmp_path)
+
+
+def test_incomplete_models_are_never_chosen(tmp_path: Path) -> None:
+    path = write_model(tmp_path)
+    path.write_text(path.read_text().replace("synthetic = true", "synthetic = false"))
+    (tmp_path / "tiny" / "plans.json").unlink()
+    chosen, _ = descriptor.choose("auto", BOTH, tmp_path)
+    assert chosen.name == "embedded"
+
+
+def test_models_of_brains_are_never_chosen_for_lesions(tmp_path: Path) -> None:
+    path = write_model(tmp_path)
+    text = path.read_text().replace("synthetic = true", 'purpose = "brain"')
+    path.write_text(text)
+    assert descriptor.choose("auto", BOTH, tmp_path)[0].name == "embedded"
+    with pytest.raises(UnusableData, match="finds the brain"):
+        descriptor.choose("tiny", BOTH, tmp_path)
+    assert descriptor.brain_weights(tmp_path) == tmp_path / "tiny"
+    assert descriptor.brain_weights(tmp_path / "none") is None
+
+
+def test_the_store_is_the_flag_the_variable_or_the_data_of_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BIDS_STROKE_MODELS", "/named")
+    assert descriptor.models_folder(tmp_path) == tmp_path
+    assert descriptor.models_folder() == Path("/named")
+    monkeypatch.delenv("BIDS_STROKE_MODELS")
+    monkeypatch.setenv("XDG_DATA_HOME", "/data")
+    assert descriptor.models_folder() == Path("/data/bids_stroke/models")
+    monkeypatch.delenv("XDG_DATA_HOME")
+    monkeypatch.setattr(Path, "home", lambda: Path("/home/me"))
+    assert descriptor.models_folder() == Path("/home/me/.local/share/bids_stroke/models")
+
+
+def test_models_of_the_variable_are_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_model(tmp_path)
+    monkeypatch.setenv("BIDS_STROKE_MODELS", str(tmp_path))
+    assert descriptor.find("tiny").root == tmp_path

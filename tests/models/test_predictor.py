@@ -1,5 +1,6 @@
 """The predictor against nnU-Net's own, and its behaviour at the edges."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -102,11 +103,21 @@ def test_refuses_a_fold_that_is_not_there(tmp_path: Path) -> None:
         predictor.load(model, folds=["3"])
 
 
-def test_refuses_plans_that_import_something_else(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "os.system",
+        "torch.nn.modules.module.torch.os.system",
+        "torch.nn.Module.__class__",
+        "torch.nn.functional.warnings.sys.exit",
+        "dynamic_network_architectures.architectures.unet.torch.os.system",
+    ],
+)
+def test_refuses_plans_that_import_something_else(tmp_path: Path, hostile: str) -> None:
     model = descriptor.load(write_model(tmp_path))
     plans = model.model_folder / "plans.json"
-    plans.write_text(plans.read_text().replace("torch.nn.LeakyReLU", "os.system"))
-    with pytest.raises(UnusableData, match=r"os\.system"):
+    plans.write_text(plans.read_text().replace("torch.nn.LeakyReLU", hostile))
+    with pytest.raises(UnusableData, match=re.escape(hostile)):
         predictor.load(model)
 
 
