@@ -169,7 +169,8 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         dest="model.models_dir",
         metavar="DIR",
         type=Path,
-        help="folder with further models (default: only what comes with the program)",
+        help="store of models, which bids_stroke-models fills (default: the environment's "
+        "BIDS_STROKE_MODELS, else a folder of the user's data)",
     )
     group.add_argument(
         "--folds",
@@ -214,7 +215,8 @@ def _add_processing(group: argparse._ArgumentGroup) -> None:
         dest="processing.hdbet_weights",
         metavar="PATH",
         type=Path,
-        help="folder with the weights of HD-BET 2 (nothing is ever downloaded in a run)",
+        help="folder with the weights of HD-BET 2 (default: those in the store of models, if any; "
+        "nothing is ever downloaded in a run)",
     )
     group.add_argument(
         "--output-spaces",

@@ -139,15 +139,21 @@ def _mirrored(axes: Sequence[int]) -> list[tuple[int, ...]]:
     return list(chain.from_iterable(combinations(axes, n) for n in range(len(axes) + 1)))
 
 
-def _network_logits(
-    network: nn.Module, patch: torch.Tensor, mirrors: Sequence[tuple[int, ...]]
+def _network_output(
+    predictor: Predictor, patch: torch.Tensor, mirrors: Sequence[tuple[int, ...]]
 ) -> torch.Tensor:
-    """Mean of the network's logits over mirrored copies of a patch [1, c, z, y, x]."""
-    total = torch.zeros(())
+    """Mean over mirrored copies of a patch [1, c, z, y, x] of what the model averages."""
+    total = torch.zeros((), device=patch.device)
     for axes in mirrors:
         dims = [a + 2 for a in axes]
-        total = total.to(patch.device) + torch.flip(network(torch.flip(patch, dims)), dims).float()
+        output = torch.flip(predictor.network(torch.flip(patch, dims)), dims).float()
+        total = total + (output if _averages_logits(predictor.descriptor) else output.softmax(1))
     return total / len(mirrors)
+
+
+def _averages_logits(model: Descriptor) -> bool:
+    """nnU-Net v2 averages and resamples logits; nnU-Net v1 does both with probabilities."""
+    return model.inference.resample == "logits"
 
 
 def _windows(
@@ -168,6 +174,7 @@ def logits(
 ) -> torch.Tensor:
     """Logits [class, z, y, x] of a preprocessed image [channel, z, y, x], averaged over folds.
 
+    They are probabilities, and averaged as such, where the descriptor resamples probabilities.
     Windows as in nnU-Net (Gaussian weights, sigma an eighth of the patch), summed in float32.
     Windows that hold no voxel of the brain are skipped; a voxel that no window sees is background.
     """
@@ -204,7 +211,7 @@ def _fold_logits(
             if not torch.any(inside):
                 continue
             total[(slice(None), *window)] += (
-                _network_logits(predictor.network, inside[None], mirrors)[0] * weight
+                _network_output(predictor, inside[None], mirrors)[0] * weight
             )
             weights[window] += weight
     total /= weights.clamp(min=torch.finfo(torch.float32).tiny)
@@ -269,11 +276,10 @@ def predict(
         mirror_axes=_mirror_axes(model, tta),
         step_size=model.inference.step_size,
     )
-    from_logits = model.inference.resample == "logits"
-    on_grid = _to_grid(predictor, values if from_logits else torch.softmax(values, 0), properties)
+    on_grid = _to_grid(predictor, values, properties)
     whole = np.zeros(properties["shape_before_cropping"], dtype=np.float32)
     box = tuple(slice(low, high) for low, high in properties["bbox_used_for_cropping"])
-    whole[box] = np.clip(_lesion_share(on_grid, from_logits), 0, 1)
+    whole[box] = np.clip(_lesion_share(on_grid, _averages_logits(model)), 0, 1)
     return np.ascontiguousarray(whole.transpose(predictor.plans.transpose_backward).T)
 
 

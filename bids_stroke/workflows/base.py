@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from bids_stroke.bids.pairs import Pair
 from bids_stroke.config import Config
 from bids_stroke.config import Model as ModelOptions
-from bids_stroke.models.descriptor import Descriptor, OperatingPoint
+from bids_stroke.models.descriptor import Descriptor, OperatingPoint, brain_weights
 from bids_stroke.workflows.outputs import Output, init_outputs_wf, pair_outputs
 from bids_stroke.workflows.preproc import init_preproc_wf
 from bids_stroke.workflows.reports import EXTENSION, init_reportlets_wf, made_figures
@@ -56,7 +57,10 @@ def _set_crash_folder(workflow: Workflow, folder: Path) -> None:
 
 def operating_point(descriptor: Descriptor, options: ModelOptions) -> OperatingPoint:
     """The model's own operating point, with what the user overrides."""
-    given = {"threshold": options.threshold, "min_volume_mm3": options.min_lesion_volume}
+    given: dict[str, Any] = {
+        "threshold": options.threshold,
+        "min_volume_mm3": options.min_lesion_volume,
+    }
     return replace(descriptor.operating_point, **{k: v for k, v in given.items() if v is not None})
 
 
@@ -129,7 +133,7 @@ def _preproc(
         steps=descriptor.preprocessing.steps,
         reference=reference,
         brain_extraction=config.processing.brain_extraction,
-        hdbet_weights=config.processing.hdbet_weights,
+        hdbet_weights=config.processing.hdbet_weights or brain_weights(config.model.models_dir),
         n4_shrink=descriptor.preprocessing.n4_shrink,
         omp_nthreads=config.execution.omp_nthreads,
         use_gpu=device != "cpu",

@@ -61,6 +61,25 @@ def test_one_window_is_the_plain_network(tmp_path: Path) -> None:
     assert torch.allclose(ours, plain, atol=1e-5)
 
 
+def test_models_of_v1_average_probabilities(tmp_path: Path) -> None:
+    path = write_model(
+        tmp_path, folds=2, patch=32, spacing=1.0, inference='resample = "probabilities"'
+    )
+    model = predictor.load(descriptor.load(path))
+    image = torch.from_numpy(np.stack(list(head((32, 32, 32)).values()))).float()
+    ours = predictor.logits(model, image, mirror_axes=(2,), step_size=0.5)
+    members = []
+    with torch.inference_mode():
+        for state in model.folds.values():
+            model.network.load_state_dict(state)
+            members.append(model.network(image[None])[0].softmax(0))
+            members.append(model.network(image[None].flip(4))[0].softmax(0).flip(3))
+    assert torch.allclose(ours, torch.stack(members).mean(0), atol=1e-6)
+    assert torch.allclose(ours.sum(0), torch.ones((32, 32, 32)))
+    mean_of_logits = torch.stack([m.log() for m in members]).mean(0).softmax(0)
+    assert (ours - mean_of_logits).abs().max() > 1e-4
+
+
 def test_missing_channel_is_zero(tmp_path: Path) -> None:
     model = predictor.load(descriptor.load(write_model(tmp_path)))
     both = head()
