@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -52,8 +53,8 @@ def score(found: Mask, truth: Mask, near: Mask, voxel_ml: float) -> dict[str, fl
     """Dice in the whole brain and near the lesion, detection, false-positive volume."""
     return {
         "dice": dice(found, truth),
-        "dice_near": dice(found & near, truth),
-        "detected": float((found & truth).sum() > 0.1 * truth.sum()),
+        "dice_near": dice(found & near, truth) if truth.any() else np.nan,
+        "detected": float((found & truth).sum() > 0.1 * truth.sum()) if truth.any() else np.nan,
         "false_ml": float((found & ~near).sum()) * voxel_ml,
     }
 
@@ -119,7 +120,9 @@ def main() -> None:
     table.to_csv(args.run / f"{args.split}.tsv", sep="\t", index=False)
     result = operating_points(table) if args.split == "tune" else summary(table)
     print(result.to_string())
-    write_json(args.run / f"{args.split}.json", result.reset_index().to_dict("records"))
+    write_json(
+        args.run / f"{args.split}.json", json.loads(result.reset_index().to_json(orient="records"))
+    )
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from bids_stroke.models.sampling import IGNORE, MODALITIES
 from bids_stroke.models.torchvision_shim import ensure_torchvision
 
 CONFIGURATION = "3d_fullres"
+_BRAIN_MM = (135.0, 174.0, 141.0)  # z, y, x of a usual brain
 BINS_ML = {"small": (0.0, 1.0), "medium": (1.0, 10.0), "large": (10.0, float("inf"))}
 
 
@@ -92,7 +93,7 @@ def _configuration(network: Network, name: str) -> dict[str, Any]:
         "preprocessor_name": "DefaultPreprocessor",
         "batch_size": 2,
         "patch_size": list(network.patch),
-        "median_image_size_in_voxels": [float(size) for size in network.patch],
+        "median_image_size_in_voxels": [mm / network.spacing for mm in _BRAIN_MM],
         "spacing": [network.spacing] * 3,
         "normalization_schemes": ["ZScoreNormalization"] * len(MODALITIES),
         "use_mask_for_norm": [True] * len(MODALITIES),
@@ -113,14 +114,14 @@ def plans(network: Network, name: str) -> dict[str, Any]:
         "dataset_name": name,
         "plans_name": "nnUNetPlans",
         "original_median_spacing_after_transp": [network.spacing] * 3,
-        "original_median_shape_after_transp": list(network.patch),
+        "original_median_shape_after_transp": [mm / network.spacing for mm in _BRAIN_MM],
         "image_reader_writer": "SimpleITKIO",
         "transpose_forward": [0, 1, 2],
         "transpose_backward": [0, 1, 2],
         "configurations": {CONFIGURATION: _configuration(network, name)},
         "experiment_planner_used": "ExperimentPlanner",
         "label_manager": "LabelManager",
-        "foreground_intensity_properties_per_channel": {},
+        "foreground_intensity_properties_per_channel": {str(i): {} for i in range(len(MODALITIES))},
     }
 
 

@@ -165,6 +165,9 @@ def test_nnunet_loads_the_exported_folder(tmp_path):
         expected = network(image)[0]
         found = predictor.network.eval()(image)
     torch.testing.assert_close(found, expected, atol=0.03, rtol=0.03)
+    volume = image[0].numpy()
+    mask = predictor.predict_single_npy_array(volume, {"spacing": [1.5] * 3})
+    assert mask.shape == volume.shape[1:]
 
 
 def test_ensure_torchvision_can_be_called_again():

@@ -1,0 +1,79 @@
+"""The embedded model as it ships: whole, small, honest about itself, and able to find a lesion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import nilearn.datasets
+import numpy as np
+import pytest
+
+from bids_stroke import data
+from bids_stroke.core.synthesis import contrast_from_tissues, paint
+from bids_stroke.models import descriptor as descriptors
+from bids_stroke.models.predictor import load, predict
+
+
+@pytest.fixture(scope="module")
+def model() -> descriptors.Descriptor:
+    return descriptors.load(data.path("models", "embedded.toml"))
+
+
+def test_files_are_those_of_the_descriptor(model):
+    descriptors.verify(model)
+    stated = {model.root / file.path for file in model.files}
+    assert stated == {path for path in model.model_folder.rglob("*") if path.is_file()}
+    assert sum(path.stat().st_size for path in stated) < 12e6
+
+
+def test_it_says_that_it_is_synthetic(model):
+    assert model.synthetic
+    assert "not for care" in model.intended_use
+    assert set(model.inputs) == {("T1w", "FLAIR"), ("T1w",), ("FLAIR",)}
+    assert model.evaluation["scans"]
+
+
+@pytest.fixture(scope="module")
+def head() -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """The MNI template at 2 mm as T1w and FLAIR, with a chronic lesion of 14 mL: z-scored."""
+    rng = np.random.default_rng(5)
+    folder = Path(nilearn.datasets.__file__).parent / "data"
+    maps = {}
+    for name in ("t1", "gm", "wm"):
+        image = nib.load(folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz")
+        maps[name] = np.asarray(image.dataobj, np.float32)[::2, ::2, ::2] / 255
+    brain = maps.pop("t1") > 0.1
+    tissues = {**maps, "csf": np.clip(1 - maps["gm"] - maps["wm"], 0, 1) * brain}
+    images = {k: contrast_from_tissues(tissues, rng, k) * brain for k in ("T1w", "FLAIR")}
+    x, y, z = np.indices(brain.shape)
+    soft = np.clip(8 - np.sqrt((x - 66) ** 2 + (y - 60) ** 2 + (z - 52) ** 2), 0, 1) * brain
+    images = paint(images, soft, rng, stage="chronic", strength=1.0)
+    scaled = {k: (v - v[brain].mean()) / v[brain].std() * brain for k, v in images.items()}
+    return scaled, soft > 0.5, brain
+
+
+@pytest.mark.parametrize("names", [("T1w", "FLAIR"), ("FLAIR",), ("T1w",)])
+def test_it_finds_a_plain_lesion_with_each_set_of_inputs(model, head, names):
+    images, lesion, brain = head
+    probability = predict(load(model), {n: images[n] for n in names}, [2.0, 2.0, 2.0])
+    found = (probability >= model.operating_point.threshold) & brain
+    assert found[lesion].mean() > 0.5
+    assert found[brain & ~lesion].mean() < 0.02
+
+
+@pytest.mark.slow
+def test_what_it_finds_in_a_real_scan_is_mostly_real(model, real_data):
+    images = {}
+    for name in ("T1w", "FLAIR", "label-lesion_mask"):
+        image = nib.load(real_data / "ms_mni" / f"patient26_{name}.nii.gz")
+        images[name] = nib.as_closest_canonical(image).get_fdata(dtype=np.float32)
+    truth = images.pop("label-lesion_mask") > 0.5
+    brain = images["T1w"] != 0
+    channels = {
+        name: np.where(brain, (image - image[brain].mean()) / image[brain].std(), 0)
+        for name, image in images.items()
+    }
+    found = predict(load(model), channels, [1.0, 1.0, 1.0]) >= model.operating_point.threshold
+    assert found[truth].mean() > 0.1  # MS lesions, that no label taught
+    assert truth[found & brain].mean() > 0.5
