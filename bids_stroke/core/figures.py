@@ -134,14 +134,17 @@ def enlarge(piece: Array, size: tuple[int, int], order: int = 1) -> NDArray[np.f
 
 
 def intensity_window(image: Array, inside: Array | None = None) -> Window:
-    """Range of grey: percentiles 1 and 99.7 of the voxels inside, else of those above zero."""
+    """Range of grey: from 0 (or percentile 1) to 1.1 times percentile 99.7 of the voxels inside.
+
+    Without a mask, the voxels above zero count. The tenth keeps white matter short of white.
+    """
     chosen = inside if inside is not None and inside.any() else image > 0
     values = image[chosen & np.isfinite(image)]
     if not values.size:
         return 0.0, 1.0
     low, high = np.percentile(values, (1.0, 99.7))
     low = min(float(low), 0.0) if float(values.min()) >= 0 else float(low)
-    return low, max(float(high), low + 1e-6)
+    return low, max(low + 1.1 * (float(high) - low), low + 1e-6)
 
 
 def grey(image: Array, view: View, plane: str, index: int, window: Window) -> NDArray[np.float32]:

@@ -19,14 +19,13 @@ _FIELD = re.compile(r"^\s*(\w+) = \{(.*)\},?$", re.MULTILINE)
 _ACCENTS = {r"{\`e}": "è", r"{\'e}": "é"}
 
 
-def methods_text(description: str, *, evaluated: bool = False) -> str:
+def methods_text(description: str) -> str:
     """Methods as Markdown: what frames every run, around what the workflow says of itself."""
     packages = ("nipype", "niworkflows", "pybids", "nibabel")
     opening = boilerplate.text(
         "preproc", version=__version__, **{name: version(name) for name in packages}
     )
     parts = [opening, description.strip(), boilerplate.text("segment")]
-    parts += [boilerplate.text("evaluate")] if evaluated else []
     parts.append(boilerplate.text("closing"))
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -103,14 +102,14 @@ def methods_html(text: str, *, level: int = 2, prefix: str = "ref-") -> Markup:
     return Markup(body + references)  # noqa: S704
 
 
-def write_citation(description: str, logs: Path, *, evaluated: bool = False) -> Path:
+def write_citation(description: str, logs: Path) -> Path:
     """Write ``CITATION.md``, ``.html`` and ``.bib`` into ``logs``; returns the Markdown file.
 
     ``description`` is the text of a workflow (``LiterateWorkflow.visit_desc()``).
     """
     logs = Path(logs)
     logs.mkdir(parents=True, exist_ok=True)
-    text = methods_text(description, evaluated=evaluated)
+    text = methods_text(description)
     write_text(logs / "CITATION.bib", bibtex(text))
     render("citation.html.j2", logs / "CITATION.html", methods=methods_html(text))
     return write_text(logs / "CITATION.md", text)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bids_stroke import boilerplate
 from bids_stroke.bids.masks import find_reference_masks
 from bids_stroke.bids.names import output_path
 from bids_stroke.bids.pairs import Pair
@@ -268,6 +269,7 @@ def write_group(bids_dir: Path, output_dir: Path, reference_roots: Sequence[Path
         synthetic=any(s.record["model"]["synthetic"] for s in sessions),
         summary=summary(one_per_session(agreement, sessions), SUMMARY) if len(agreement) else [],
         agreement=agreement.to_dict("records"),
+        convention=boilerplate.text("evaluate"),
     )
 
 

@@ -56,7 +56,7 @@ def test_right_of_the_patient_is_left_in_the_picture(code: str, oblique: bool) -
     turned, turned_affine = stored_as(code, image, affine)
     ras_affine, (ras,) = figures._ras(turned_affine, turned)
     np.testing.assert_array_equal(ras, image)
-    view = figures.view_of(ras_affine, ras > 50).fitted(["axial"])
+    view = figures.view_of(ras_affine, ras > 50).fitted(["axial"], width=160)
     for plane, index in (("axial", 17), ("coronal", 35), ("sagittal", 37)):
         row, column = brightest(figures.grey(ras, view, plane, index, (0, 300)))
         assert column < 0.4, f"right (or front) must be on the left of a {plane} panel"

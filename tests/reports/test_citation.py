@@ -40,11 +40,6 @@ def test_keys_of_all_texts_have_an_entry() -> None:
     assert keys <= set(citation._entries())
 
 
-def test_evaluation_is_described_where_it_took_place() -> None:
-    assert "Jaccard" in citation.methods_text("", evaluated=True)
-    assert "Jaccard" not in citation.methods_text("")
-
-
 @pytest.mark.parametrize(
     "text",
     ["<script>x</script>", "[click](javascript:x)", "![p](http://a.b/c.png)", "<http://a.b>"],

@@ -94,6 +94,7 @@ def test_page_names_failures_and_links_to_pages(outputs: Path) -> None:
     assert "is cut short" in html
     assert 'href="sub-01.html#sub-01_ses-2"' in html
     assert "trained on synthetic lesions" in html
+    assert "at least one voxel" in html
 
 
 def test_nothing_to_group(tmp_path: Path) -> None:
