@@ -23,6 +23,7 @@ help:  ## what there is
 
 .venv/installed-test: .venv/installed
 	$(PIP) --editable '.[test]'
+	$(PIP) --no-deps nnunet
 	@touch $@
 
 demo: .venv/installed  ## write a demonstration dataset with known lesions, find them, compare

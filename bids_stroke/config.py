@@ -18,7 +18,7 @@ from bids_stroke.errors import InputMissing, UsageError
 LEVELS = ("participant", "group")
 SPACES = ("T1w", "FLAIR")
 FILTER_KEYS = ("t1w", "flair", "mask")
-BRAIN_EXTRACTION = ("auto", "hd-bet", "embedded", "skip")
+BRAIN_EXTRACTION = ("auto", "hd-bet", "hd-bet-1", "embedded", "skip")
 
 Filters = Mapping[str, Mapping[str, Any]]
 

