@@ -1,8 +1,6 @@
 """Names of outputs, checked against the specification's own validator."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ from bids_stroke.bids import names
 from bids_stroke.bids.description import describe_dataset
 from bids_stroke.core.files import save_image, write_json, write_text
 from tests.bids.skeleton import dataset
+from tests.validator import issues
 
 FULL = {
     "subject": "01",
@@ -150,13 +149,6 @@ def test_parse_reads_our_names_back(entities: dict, kind: str, extra: dict, meta
     assert entities.items() <= parsed.items()
 
 
-def validate(folder: Path) -> dict:
-    """Issues that the validator has with a dataset."""
-    command = [Path(sys.executable).parent / "bids-validator-deno", folder, "--format", "json"]
-    out = subprocess.run(command, capture_output=True, text=True, check=False)
-    return json.loads(out.stdout)["issues"]
-
-
 def write_output(root: Path, entities: dict, kind: str, extra: dict, metadata: dict) -> None:
     path = root / names.output_path(entities, kind, **extra)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -183,8 +175,7 @@ def test_the_validator_is_silent(tmp_path: Path, entities: dict) -> None:
     for other in ("logs/x/bids_stroke.toml", "sub-01.html", "group.html", "group_lesions.tsv"):
         (out / other).parent.mkdir(parents=True, exist_ok=True)
         write_text(out / other, "x\n")
-    issues = validate(out)["issues"]
-    assert [(i["code"], i.get("location"), i.get("issueMessage")) for i in issues] == []
+    assert issues(out) == []
 
 
 def test_the_validator_sees_a_wrong_name(tmp_path: Path) -> None:
@@ -192,7 +183,7 @@ def test_the_validator_sees_a_wrong_name(tmp_path: Path) -> None:
     describe_dataset(out, raw)
     (out / "sub-01" / "anat").mkdir(parents=True)
     save_image(np.ones((4, 4, 4)), np.eye(4), out / "sub-01/anat/sub-01_what.nii.gz", dtype="u1")
-    assert validate(out)["issues"]
+    assert issues(out)
 
 
 def test_spec_is_coherent() -> None:
