@@ -31,7 +31,7 @@ RUN echo "${VERSION}" > /version \
     && useradd --create-home --uid 1000 stroke
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 NO_ET=1 \
-    BIDS_STROKE_CONTAINER=docker
+    BIDS_STROKE_CONTAINER=docker:bids_stroke:${VERSION}
 USER stroke
 WORKDIR /tmp
 ENTRYPOINT ["/opt/venv/bin/bids_stroke"]
