@@ -123,8 +123,7 @@ class RigidRegistration(SimpleInterface):
             for name in ("fixed", "fixed_mask", "moving", "moving_mask")
         }
         start = starting_point(images)
-        matrix = self._register(images, start, cwd)
-        quality = measure(images, matrix)
+        matrix, quality = judged(images, self._register(images, start, cwd))
         forward = geometry.write_itk_affine(matrix, cwd / "forward.txt")
         inverse = geometry.write_itk_affine(np.linalg.inv(matrix), cwd / "inverse.txt")
         self._results["forward"] = str(forward)
@@ -174,6 +173,20 @@ def _overlap(images: Images, matrix: np.ndarray) -> float:
     fixed, grid = images["fixed_mask"]
     moved = geometry.resample(*images["moving_mask"], grid, transform=matrix, order=0)
     return similarity.dice(fixed, moved)
+
+
+def judged(images: Images, matrix: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+    """The registration with its QC record, or the identity where the registration made it worse.
+
+    Images of one session are mostly aligned by their headers: a registration that lowers the
+    similarity has failed, and using it would do harm.
+    """
+    quality = measure(images, matrix)
+    if quality["similarity_after"] >= quality["similarity_before"]:
+        return matrix, quality
+    kept = measure(images, np.eye(4))
+    said = [*quality["flags"], "It was not used: the alignment by the images' headers was kept."]
+    return np.eye(4), {**kept, "flags": [*said, *kept["flags"]]}
 
 
 def measure(images: Images, matrix: np.ndarray) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from bids_stroke.core.files import load_image, read_json, save_image
 from bids_stroke.interfaces.ants import (
     N4BiasFieldCorrection,
     RigidRegistration,
+    judged,
     reproducible,
     to_ants,
 )
@@ -116,6 +117,26 @@ def test_two_different_brains_are_flagged(pair: dict[str, Path], tmp_path: Path)
     pair["moving_mask"] = save(half != 0, tmp_path / "half_mask.nii.gz", np.uint8)
     quality = read_json(RigidRegistration(**pair).run(cwd=tmp_path).outputs.qc)
     assert any("overlap" in flag for flag in quality["flags"])
+
+
+def test_a_registration_that_makes_it_worse_is_not_used() -> None:
+    grid = geometry.Grid(SHAPE, AFFINE)
+    inside = mask().astype(np.uint8)
+    images = {
+        "fixed": (tissue(), grid),
+        "moving": (np.where(mask(), 300 - tissue(), 0), grid),
+        "fixed_mask": (inside, grid),
+        "moving_mask": (inside, grid),
+    }
+    wrong = rigid((0, 0, 0), (12, 0, 0))
+    used, quality = judged(images, wrong)
+    assert np.array_equal(used, np.eye(4))
+    assert any("fell" in flag for flag in quality["flags"])
+    assert any("headers was kept" in flag for flag in quality["flags"])
+    assert quality["translation_mm"] == 0
+    used, quality = judged({**images, "moving": images["fixed"]}, np.eye(4))
+    assert np.array_equal(used, np.eye(4))
+    assert quality["flags"] == []
 
 
 def test_scans_far_apart_start_at_the_brain_centres(pair: dict[str, Path], tmp_path: Path) -> None:
