@@ -79,7 +79,7 @@ def result(folder: Path, space: str, kind: str) -> nib.Nifti1Image:
 
 @pytest.fixture(scope="module")
 def in_ras(segment: Callable[..., Path]) -> nib.Nifti1Image:
-    return result(segment("RAS", {"T1w": phantom()}), "T1w", "probseg")
+    return result(segment("reference", {"T1w": phantom()}), "T1w", "probseg")
 
 
 def test_phantom_gives_a_map_worth_comparing(in_ras: nib.Nifti1Image) -> None:
