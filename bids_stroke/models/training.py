@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from bids_stroke.core.files import atomic_path, write_json
+from bids_stroke.models.architecture import plain_conv_unet
 from bids_stroke.models.sampling import IGNORE, MODALITIES
 from bids_stroke.models.torchvision_shim import ensure_torchvision
 
@@ -62,27 +63,13 @@ class Schedule:
 
 def _architecture(network: Network) -> dict[str, Any]:
     stages = len(network.features)
-    kwargs = {
-        "n_stages": stages,
-        "features_per_stage": list(network.features),
-        "conv_op": "torch.nn.modules.conv.Conv3d",
-        "kernel_sizes": [[3, 3, 3]] * stages,
-        "strides": [[1, 1, 1]] + [[2, 2, 2]] * (stages - 1),
-        "n_conv_per_stage": list(network.encoder_convs),
-        "n_conv_per_stage_decoder": list(network.decoder_convs),
-        "conv_bias": True,
-        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-        "dropout_op": None,
-        "dropout_op_kwargs": None,
-        "nonlin": "torch.nn.LeakyReLU",
-        "nonlin_kwargs": {"inplace": True},
-    }
-    return {
-        "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-        "arch_kwargs": kwargs,
-        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-    }
+    return plain_conv_unet(
+        features=network.features,
+        kernels=[(3, 3, 3)] * stages,
+        strides=[(1, 1, 1)] + [(2, 2, 2)] * (stages - 1),
+        encoder_convs=network.encoder_convs,
+        decoder_convs=network.decoder_convs,
+    )
 
 
 def _configuration(network: Network, name: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from torch import nn
 
 from bids_stroke.core.files import atomic_path, write_json
 from bids_stroke.errors import InputMissing, UnusableData
+from bids_stroke.models.architecture import plain_conv_unet
 from bids_stroke.models.v1_network import forward
 from bids_stroke.models.weights import (
     canonical,
@@ -76,27 +77,13 @@ class Architecture:
 
     def plans(self) -> dict[str, Any]:
         """The section ``architecture`` of plans of v2."""
-        kwargs = {
-            "n_stages": len(self.features),
-            "features_per_stage": list(self.features),
-            "conv_op": "torch.nn.modules.conv.Conv3d",
-            "kernel_sizes": [list(kernel) for kernel in self.kernels],
-            "strides": [[1, 1, 1], *(list(pool) for pool in self.pools)],
-            "n_conv_per_stage": [self.convs] * len(self.features),
-            "n_conv_per_stage_decoder": [self.convs] * len(self.pools),
-            "conv_bias": True,
-            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-            "dropout_op": None,
-            "dropout_op_kwargs": None,
-            "nonlin": "torch.nn.LeakyReLU",
-            "nonlin_kwargs": {"inplace": True},
-        }
-        return {
-            "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-            "arch_kwargs": kwargs,
-            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-        }
+        return plain_conv_unet(
+            features=self.features,
+            kernels=self.kernels,
+            strides=[(1, 1, 1), *self.pools],
+            encoder_convs=[self.convs] * len(self.features),
+            decoder_convs=[self.convs] * len(self.pools),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
