@@ -80,6 +80,11 @@ class Pair:
         """First part of the names of all outputs: ``sub-01_ses-01_run-1``."""
         return names.label(names.source_entities(self.entities))
 
+    @property
+    def workflow_name(self) -> str:
+        """Name of the pair's sub-workflow: its label, in the letters that nipype allows."""
+        return self.label.replace("-", "_") + "_wf"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:

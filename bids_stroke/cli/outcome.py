@@ -37,7 +37,7 @@ def write_refusal(log_dir: Path, pair: Pair, error: BidsStrokeError) -> Path:
     """Crash file for a pair that is refused before the run, for the participant's report."""
     path = log_dir / f"sub-{pair.subject}" / f"crash-refused-{pair.label}.txt"
     path.parent.mkdir(parents=True, exist_ok=True)
-    node = f"bids_stroke_wf.{pair.label.replace('-', '_')}_wf.model"
+    node = f"bids_stroke_wf.{pair.workflow_name}.model"
     kind = f"{type(error).__module__}.{type(error).__name__}"
     return write_text(path, f"Node: {node}\n\n{kind}: {error}\n")
 

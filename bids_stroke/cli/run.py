@@ -366,7 +366,7 @@ def execute(config: Config, plan: Plan, workflow: Any, log_dir: Path) -> "Tracke
 
 def workflow_labels(pairs: "Iterable[Pair]") -> dict[str, str]:
     """Labels of pairs by the names of their sub-workflows."""
-    return {pair.label.replace("-", "_") + "_wf": pair.label for pair in pairs}
+    return {pair.workflow_name: pair.label for pair in pairs}
 
 
 def node_names(workflow: Any) -> list[str]:

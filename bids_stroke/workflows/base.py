@@ -44,11 +44,6 @@ def init_bids_stroke_wf(
     return workflow
 
 
-def pair_workflow_name(pair: Pair) -> str:
-    """Name of a pair's sub-workflow: its label, in the letters that nipype allows."""
-    return pair.label.replace("-", "_") + "_wf"
-
-
 def _set_crash_folder(workflow: Workflow, folder: Path) -> None:
     workflow.config["execution"]["crashdump_dir"] = str(folder)
     for node in workflow._get_all_nodes():
@@ -81,7 +76,7 @@ def init_pair_wf(
     **Outputs**
         none: sinks write to the output folder
     """
-    workflow = Workflow(name=pair_workflow_name(pair))
+    workflow = Workflow(name=pair.workflow_name)
     reference, point = reference_of(descriptor, pair), operating_point(descriptor, config.model)
     preproc_wf = _preproc(config, pair, descriptor, reference, device)
     segment_wf = init_segment_wf(
