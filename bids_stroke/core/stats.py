@@ -15,11 +15,13 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 Floats = NDArray[np.float64]
+Counts = NDArray[np.int32]
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95
 VOLUME_LIMITS_ML = (0.1, 1.0, 10.0, 50.0)
 KEYS = ("participant_id", "session_id")
+PERSON = "participant_id"
 EXACT_N = 50
 _DECIMALS = 10
 """Differences closer than this are ties: 0.3 - 0.2 and 0.2 - 0.1 differ in floating point only."""
@@ -29,12 +31,15 @@ DESCRIBE_COLUMNS = {
     "stratum": "Value of that grouping.",
     "metric": "Name of the metric.",
     "n": "Number of values.",
+    "n_participants": "Number of participants that these values come from.",
     "n_missing": "Number of rows where the metric has no value.",
     "mean": "Mean.",
-    "mean_low": "Lower limit of the 95 % bootstrap interval of the mean (percentile method).",
+    "mean_low": "Lower limit of the 95 % bootstrap interval of the mean (percentile method, "
+    "participants drawn with all their sessions).",
     "mean_high": "Upper limit of that interval.",
     "median": "Median.",
-    "median_low": "Lower limit of the 95 % bootstrap interval of the median (percentile method).",
+    "median_low": "Lower limit of the 95 % bootstrap interval of the median (percentile method, "
+    "participants drawn with all their sessions).",
     "median_high": "Upper limit of that interval.",
     "sd": "Standard deviation with n - 1.",
     "q1": "First quartile (linear interpolation).",
@@ -54,7 +59,8 @@ COMPARISON_COLUMNS = {
     "mean_first": "Mean of the first run over the pairs.",
     "mean_second": "Mean of the second run over the pairs.",
     "mean_difference": "Mean difference.",
-    "mean_difference_low": "Lower limit of its 95 % bootstrap interval (percentile method).",
+    "mean_difference_low": "Lower limit of its 95 % bootstrap interval (percentile method, "
+    "participants drawn with all their sessions).",
     "mean_difference_high": "Upper limit of that interval.",
     "median_difference": "Median difference.",
     "w_plus": "Sum of the ranks of the positive differences; zeros are ranked, then dropped "
@@ -96,37 +102,110 @@ def _known(values: ArrayLike) -> Floats:
     return array[np.isfinite(array)]
 
 
+def resampled_counts(people: ArrayLike, *, rng: Generator, resamples: int = RESAMPLES) -> Counts:
+    """How often each value takes part in each resample, as resamples x values.
+
+    ``people`` names the participant of each value. Participants are drawn with replacement, as many
+    as there are, and bring all their values (cluster bootstrap: Davison and Hinkley 1997, 3.8), for
+    several sessions of one person are not independent.
+    """
+    _, index = np.unique(np.asarray(people), return_inverse=True)
+    n = int(index.max(initial=-1)) + 1
+    drawn = rng.integers(n, size=(resamples, n)) + n * np.arange(resamples)[:, None]
+    times = np.bincount(drawn.ravel(), minlength=n * resamples).astype(np.int32)
+    return times.reshape(resamples, n)[:, index.ravel()]
+
+
+def resampled_mean(values: Floats, counts: Counts) -> Floats:
+    """Mean of each resample."""
+    return np.asarray(counts @ values / counts.sum(axis=1))
+
+
+def resampled_median(values: Floats, counts: Counts) -> Floats:
+    """Median of each resample: the mean of the two middle values where their number is even."""
+    order = np.argsort(values, kind="stable")
+    reached = np.cumsum(counts[:, order], axis=1)
+    total = reached[:, -1:]
+    middle = [np.argmax(reached > place, axis=1) for place in ((total - 1) // 2, total // 2)]
+    return np.asarray((values[order][middle[0]] + values[order][middle[1]]) / 2)
+
+
 def bootstrap_interval(
     values: ArrayLike,
-    statistic: Callable[..., Any] = np.mean,
+    statistic: Callable[[Floats, Counts], Floats] = resampled_mean,
     *,
     rng: Generator,
+    people: ArrayLike | None = None,
     resamples: int = RESAMPLES,
 ) -> tuple[float, float]:
     """95 % interval of a statistic by the percentile bootstrap (Efron and Tibshirani 1993).
 
-    ``statistic`` takes an array and ``axis``. Values are drawn with replacement, as many as there
-    are; NaN are left out. With fewer than two values the interval is NaN.
+    ``people`` are drawn with all their values (``resampled_counts``); without it each value is a
+    person of its own. NaN are left out. With fewer than two people the interval is NaN.
     """
-    known = _known(values)
-    if len(known) < 2:
+    array = np.asarray(values, dtype=float).ravel()
+    finite = np.isfinite(array)
+    owners = np.arange(len(array)) if people is None else np.asarray(people).ravel()
+    return _interval(array[finite], owners[finite], [statistic], rng, resamples)[0]
+
+
+def _interval(
+    known: Floats,
+    people: NDArray[Any],
+    statistics: Sequence[Callable[[Floats, Counts], Floats]],
+    rng: Generator,
+    resamples: int,
+) -> list[tuple[float, float]]:
+    """Intervals of several statistics from one set of resamples."""
+    if len(set(people.tolist())) < 2:
+        return [(float("nan"), float("nan"))] * len(statistics)
+    counts = resampled_counts(people, rng=rng, resamples=resamples)
+    return [percentile_interval(statistic(known, counts)) for statistic in statistics]
+
+
+def ratio_interval(
+    parts: ArrayLike,
+    wholes: ArrayLike,
+    people: ArrayLike,
+    *,
+    rng: Generator,
+    resamples: int = RESAMPLES,
+) -> tuple[float, float]:
+    """95 % bootstrap interval of a sum of parts over a sum of wholes, such as micro Dice.
+
+    Participants are drawn with all their rows. NaN with fewer than two, and where resamples have
+    no whole.
+    """
+    owners = np.asarray(people)
+    if len(set(owners.tolist())) < 2:
         return float("nan"), float("nan")
-    drawn = known[rng.integers(len(known), size=(resamples, len(known)))]
+    counts = resampled_counts(owners, rng=rng, resamples=resamples)
+    above, below = (counts @ np.asarray(each, dtype=float) for each in (parts, wholes))
+    return percentile_interval(np.divide(above, below, np.full(resamples, np.nan), where=below > 0))
+
+
+def percentile_interval(replicates: ArrayLike) -> tuple[float, float]:
+    """Limits that hold the middle 95 % of the replicates of a statistic."""
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(statistic(drawn, axis=1), [tail, 1 - tail])
+    low, high = np.quantile(np.asarray(replicates, dtype=float), [tail, 1 - tail])
     return float(low), float(high)
 
 
-def _summary(values: ArrayLike, rng: Generator, resamples: int) -> dict[str, float]:
+def _summary(
+    values: ArrayLike, people: NDArray[Any], rng: Generator, resamples: int
+) -> dict[str, float]:
     """Numbers of DESCRIBE_COLUMNS, from ``n`` on, of the values of one metric."""
-    known = _known(values)
-    mean = bootstrap_interval(known, np.mean, rng=rng, resamples=resamples)
-    median = bootstrap_interval(known, np.median, rng=rng, resamples=resamples)
+    array = np.asarray(values, dtype=float).ravel()
+    finite = np.isfinite(array)
+    known, owners = array[finite], people[finite]
+    both = (resampled_mean, resampled_median)
+    mean, median = _interval(known, owners, both, rng, resamples)
     some = known if len(known) else np.array([np.nan])
     q1, middle, q3 = np.quantile(some, [0.25, 0.5, 0.75])
     return {
         "n": len(known),
-        "n_missing": np.size(values) - len(known),
+        "n_participants": len(set(owners.tolist())),
+        "n_missing": len(array) - len(known),
         "mean": float(some.mean()),
         "mean_low": mean[0],
         "mean_high": mean[1],
@@ -141,6 +220,13 @@ def _summary(values: ArrayLike, rng: Generator, resamples: int) -> dict[str, flo
     }
 
 
+def _people(table: pd.DataFrame) -> NDArray[Any]:
+    """Participant of each row; each row is one where the table names none."""
+    if PERSON in table:
+        return table[PERSON].astype(str).to_numpy()
+    return np.arange(len(table))
+
+
 def describe(
     table: pd.DataFrame,
     names: Iterable[str],
@@ -153,8 +239,8 @@ def describe(
     """Mean, median, SD and quartiles with bootstrap intervals: a row a stratum and metric.
 
     ``strata`` has the table's index; without it all rows are one stratum. Rows without a stratum
-    are left out. A row is one independent observation to the bootstrap: several sessions of one
-    participant make its intervals too narrow. Columns: DESCRIBE_COLUMNS.
+    are left out. Intervals draw participants (``participant_id``), each with all its rows; without
+    that column each row is one. Columns: DESCRIBE_COLUMNS.
     """
     strata = pd.Series("all", index=table.index) if strata is None else strata
     rows = [
@@ -162,7 +248,7 @@ def describe(
             "grouping": grouping,
             "stratum": str(stratum),
             "metric": name,
-            **_summary(part[name], rng, resamples),
+            **_summary(part[name], _people(part), rng, resamples),
         }
         for stratum, part in table.groupby(strata, observed=True)
         for name in names
@@ -305,7 +391,8 @@ def compare_runs(
 ) -> pd.DataFrame:
     """Paired comparison of runs (models) metric by metric: a row a pair of runs and metric.
 
-    ``runs`` are tables with one row for each value of ``keys`` (no session matches no session).
+    ``runs`` are tables with one row for each value of ``keys`` (no session matches no session), of
+    which the first names the participant.
     Each pair of runs is compared, or, with ``against``, that run with each other one. Columns:
     COMPARISON_COLUMNS; Holm's correction is over all rows. Raises ValueError when a run has a
     session twice.
@@ -331,10 +418,11 @@ def _compare(
     """Numbers of COMPARISON_COLUMNS, from ``metric`` on, of two tables by their keys."""
     common = first.index.intersection(second.index)
     both = np.c_[first.loc[common, name], second.loc[common, name]].astype(float)
-    both = both[np.isfinite(both).all(axis=1)]
+    finite = np.isfinite(both).all(axis=1)
+    people, both = common[finite].get_level_values(0).to_numpy(), both[finite]
     difference = both[:, 1] - both[:, 0]
     means = both.mean(axis=0) if len(both) else (float("nan"), float("nan"))
-    summary = _summary(difference, rng, resamples)
+    summary = _summary(difference, people, rng, resamples)
     return {
         "metric": name,
         "n_missing": len(common) - len(both),
@@ -420,3 +508,19 @@ def bland_altman(reference: ArrayLike, predicted: ArrayLike) -> dict[str, float]
         "loa_high_low_ml": high - of_limit,
         "loa_high_high_ml": high + of_limit,
     }
+
+
+def robust_z(values: ArrayLike) -> Floats:
+    """Distance from the median in units of 1.4826 times the median absolute deviation.
+
+    Iglewicz and Hoaglin 1993. Where more than half of the values are equal, the mean absolute
+    deviation times 1.2533 takes the place of the median one; NaN stay. All 0 where all are equal.
+    """
+    array = np.asarray(values, dtype=float)
+    known = array[np.isfinite(array)]
+    if not known.size:
+        return np.full(array.shape, np.nan)
+    away = np.abs(known - np.median(known))
+    spread = 1.4826 * np.median(away) or 1.2533 * away.mean()
+    score = np.zeros(array.shape) if spread == 0 else (array - np.median(known)) / spread
+    return np.where(np.isfinite(array), score, np.nan)
