@@ -15,7 +15,7 @@ import tomli_w
 
 from bids_stroke.errors import InputMissing, UsageError
 
-LEVELS = ("participant", "group")
+LEVELS = ("participant", "group", "train")
 SPACES = ("T1w", "FLAIR")
 FILTER_KEYS = ("t1w", "flair", "mask")
 BRAIN_EXTRACTION = ("auto", "hd-bet", "hd-bet-1", "embedded", "skip")
@@ -67,6 +67,24 @@ class Processing:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Training:
+    """The train level: recipe, what it starts from, and what overrides the recipe.
+
+    ``name`` is that of the new model (default: the recipe's). ``split_file`` holds splits of the
+    user; ``group_by`` is a column of participants.tsv whose values stay in one fold.
+    """
+
+    recipe: str = "default"
+    name: str | None = None
+    pretrained: str | None = None
+    epochs: int | None = None
+    iterations: int | None = None
+    group_by: str | None = None
+    split_file: Path | None = None
+    allow_findings: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Execution:
     """Resources, places and modes of the run; ``memory_gb`` of ``None`` is all there is."""
 
@@ -94,6 +112,7 @@ class Config:
     dataset: Dataset
     model: Model = Model()
     processing: Processing = Processing()
+    training: Training = Training()
     execution: Execution = Execution()
 
 

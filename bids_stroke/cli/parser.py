@@ -23,6 +23,7 @@ examples:
   bids_stroke /data/bids /data/out participant --dry-run
   bids_stroke /data/bids /data/out participant -d masks=/data/brainmasks --device cuda
   bids_stroke /data/bids /data/out group --reference manual
+  bids_stroke /data/bids /data/out train --recipe default --pretrained t1w-model
 
 exit codes: 0 all done; 1 some participants failed; 2 usage; 16 input is not valid BIDS;
 17 unknown analysis level; 18 the filters select nothing; 65 unusable data; 66 input missing;
@@ -73,6 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_selection(parser.add_argument_group("which data"))
     _add_model(parser.add_argument_group("the model"))
     _add_processing(parser.add_argument_group("processing"))
+    _add_training(parser.add_argument_group("training"))
     _add_resources(parser.add_argument_group("resources"))
     _add_modes(parser.add_argument_group("modes and places"))
     return parser
@@ -89,7 +91,8 @@ def _add_positionals(parser: argparse.ArgumentParser) -> None:
         "dataset.level",
         metavar=f"{{{','.join(config.LEVELS)}}}",
         type=_level,
-        help="participant: segment each session; group: tables and a page of the whole cohort",
+        help="participant: segment each session; group: tables and a page of the whole cohort; "
+        "train: make a model from sessions with reference masks",
     )
     parser.add_argument("--version", action="version", version=f"bids_stroke {__version__}")
 
@@ -151,7 +154,7 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
         "--reference",
         dest="dataset.reference",
         metavar="NAME",
-        help="group level: name (of -d, or of a folder in BIDS_DIR/derivatives) of the manual "
+        help="group and train level: name (of -d, or of a folder in BIDS_DIR/derivatives) of the manual "
         "masks to compare with (default: found by itself)",
     )
 
@@ -178,7 +181,8 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         metavar="N",
         nargs="+",
         type=_fold,
-        help="folds of the model to average, for example 0 1 2 (default: the model's own)",
+        help="folds of the model to average, for example 0 1 2 (default: the model's own); train "
+        "level: folds to train (default: the recipe's)",
     )
     group.add_argument(
         "--tta",
@@ -238,6 +242,57 @@ def _add_processing(group: argparse._ArgumentGroup) -> None:
         dest="processing.sloppy",
         action="store_true",
         help="fast and inaccurate, for tests only",
+    )
+
+
+def _add_training(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--recipe",
+        dest="training.recipe",
+        metavar="NAME|FILE",
+        help="how to train: a recipe of the program or a TOML file (default: default)",
+    )
+    group.add_argument(
+        "--name",
+        dest="training.name",
+        metavar="NAME",
+        type=_model_name,
+        help="name of the new model (default: the recipe's)",
+    )
+    group.add_argument(
+        "--pretrained",
+        dest="training.pretrained",
+        metavar="NAME|PATH",
+        help="model to start from, for recipes that start from one",
+    )
+    for flag, what in (("epochs", "epochs of each stage"), ("iterations", "iterations an epoch")):
+        group.add_argument(
+            f"--{flag}",
+            dest=f"training.{flag}",
+            metavar="N",
+            type=_whole(1),
+            help=f"{what} (default: the recipe's)",
+        )
+    group.add_argument(
+        "--group-by",
+        dest="training.group_by",
+        metavar="COLUMN",
+        help="column of participants.tsv, such as the centre, whose values stay in one fold "
+        "(default: each participant stays in one)",
+    )
+    group.add_argument(
+        "--splits",
+        dest="training.split_file",
+        metavar="FILE",
+        type=Path,
+        help="JSON file with the folds: a list of objects with train and val, lists of participants "
+        "or sessions",
+    )
+    group.add_argument(
+        "--allow-findings",
+        dest="training.allow_findings",
+        action="store_true",
+        help="train although the check of the dataset found errors; what has one is left out",
     )
 
 
@@ -350,7 +405,7 @@ class _NamedPaths(argparse.Action):
 
 def _level(text: str) -> str:
     if text not in config.LEVELS:
-        levels = " and ".join(config.LEVELS)
+        levels = ", ".join(config.LEVELS)
         raise UnknownLevel(f"There is no analysis level '{text}': there are {levels}.")
     return text
 
@@ -363,6 +418,12 @@ def _label(prefix: str) -> Any:
         return label
 
     return convert
+
+
+def _model_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", text) or text.endswith(".toml"):
+        raise argparse.ArgumentTypeError(f"'{text}' is no name: letters, digits, dots, - and _")
+    return text
 
 
 def _fold(text: str) -> int | str:
