@@ -57,13 +57,15 @@ class Network:
     """Class of the network by its full name, its keyword arguments, and those of them that name
     classes to import (nnU-Net's ``_kw_requires_import``). An empty name: what nnU-Net plans.
 
-    Arguments are added to those of nnU-Net's plan where the class is empty.
+    Arguments are added to those of nnU-Net's plan where the class is empty. ``encoder_weights`` is
+    a file of Med3D for the class ``ResNetUNet3d``: what its encoder starts from.
     """
 
     class_name: str = ""
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     imports: tuple[str, ...] = ()
     deep_supervision: bool = True
+    encoder_weights: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,95 @@
+"""Losses of the recipes on logits of two classes; nnU-Net's own where it has them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from bids_stroke.errors import UsageError
+from bids_stroke.models.recipe import Loss
+from bids_stroke.models.torchvision_shim import ensure_torchvision
+
+ensure_torchvision()
+
+from nnunetv2.training.loss.compound_losses import (  # noqa: E402
+    DC_and_CE_loss,
+    DC_and_topk_loss,
+)
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper  # noqa: E402
+from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss  # noqa: E402
+
+_EPSILON = float(np.finfo(np.float64).eps)
+
+
+class DiceAndBinaryCrossEntropy(nn.Module):
+    """Weighted sum of a soft Dice over the whole batch and the mean binary cross-entropy.
+
+    ``forward(logits [b, 2, ...], label [b, 1, ...])``: the lesion's probability is the sigmoid of
+    the difference of the two logits. Voxels of ``ignore_label`` do not count. Without lesion in
+    label and prediction the Dice part nears 0. Source: Tomita et al. 2020, with their code's terms.
+    """
+
+    def __init__(
+        self, dice_weight: float, ce_weight: float, ignore_label: int | None = None
+    ) -> None:
+        super().__init__()
+        self.dice_weight, self.ce_weight = dice_weight, ce_weight
+        self.ignore_label = ignore_label
+
+    def forward(self, logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        """The loss, a scalar."""
+        if logits.shape[1] != 2:
+            raise UsageError("The loss dice_bce is for background and one lesion class.")
+        lesion = (logits[:, 1] - logits[:, 0]).float()
+        truth = (label[:, 0] == 1).float()
+        known = self._known(label[:, 0])
+        entropy = functional.binary_cross_entropy_with_logits(lesion, truth, reduction="none")
+        entropy = (entropy * known).sum() / known.sum().clamp(min=1)
+        found = lesion.sigmoid() * known
+        both = (found * truth).sum()
+        dice = (2 * both + _EPSILON) / (found.sum() + (truth * known).sum() + _EPSILON)
+        return self.ce_weight * entropy + self.dice_weight * (1 - dice)
+
+    def _known(self, label: torch.Tensor) -> torch.Tensor:
+        if self.ignore_label is None:
+            return torch.ones_like(label, dtype=torch.float32)
+        return (label != self.ignore_label).float()
+
+
+def build_loss(
+    settings: Loss,
+    *,
+    batch_dice: bool,
+    ignore_label: int | None = None,
+    ddp: bool = False,
+) -> nn.Module:
+    """The loss of a recipe's table ``loss`` for one output, called with (logits, label)."""
+    weights = {"weight_ce": settings.ce_weight, "weight_dice": settings.dice_weight}
+    dice = {"batch_dice": batch_dice, "smooth": 1e-5, "do_bg": False, "ddp": ddp}
+    match settings.name:
+        case "dice_bce":
+            return DiceAndBinaryCrossEntropy(settings.dice_weight, settings.ce_weight, ignore_label)
+        case "dice_topk":
+            entropy = {"k": settings.top_k}
+            return DC_and_topk_loss(dice, entropy, ignore_label=ignore_label, **weights)
+        case "dice_ce":
+            return DC_and_CE_loss(
+                dice,
+                {},
+                ignore_label=ignore_label,
+                dice_class=MemoryEfficientSoftDiceLoss,
+                **weights,
+            )
+    raise UsageError(f"There is no loss '{settings.name}': correct the recipe.")
+
+
+def deeply_supervised(loss: nn.Module, outputs: int, lowest: float = 0.0) -> nn.Module:
+    """Loss over outputs from full to lowest size, each with half the weight of the one before.
+
+    The lowest output gets the weight ``lowest``. Source: nnU-Net v2.
+    """
+    weights = np.array([0.5**i for i in range(outputs)])
+    weights[-1] = lowest
+    return DeepSupervisionWrapper(loss, tuple(weights / weights.sum()))
