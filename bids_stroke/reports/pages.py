@@ -58,22 +58,28 @@ def _environment() -> Environment:
     return environment
 
 
-def _asset(name: str) -> Markup:
-    """Style or script of the package, put into the page unchanged."""
+def asset(name: str) -> Markup:
+    """Style, script or text of the package, put into the page unchanged."""
     return Markup(data.path("templates", name).read_text(encoding="utf-8"))  # noqa: S704
 
 
+def fragment(template: str, **values: Any) -> Markup:
+    """Fill a template of ``data/templates`` that is a part of a page."""
+    return Markup(_environment().get_template(template).render(**values))  # noqa: S704
+
+
 def render(template: str, path: Path, **values: Any) -> Path:
-    """Fill a template of ``data/templates`` and write the page atomically."""
-    html = (
-        _environment()
-        .get_template(template)
-        .render(
-            style=_asset("page.css"),
-            script=_asset("page.js"),
-            version=__version__,
-            written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-            **values,
-        )
-    )
-    return write_text(Path(path), html)
+    """Fill a template of ``data/templates`` and write the page atomically.
+
+    ``libraries`` are scripts that only some pages need, ``licences`` pairs of the name and the
+    licence of what they carry (``viewer.assets()`` gives both).
+    """
+    common = {
+        "style": asset("page.css") + asset("viewer.css"),
+        "script": asset("page.js"),
+        "version": __version__,
+        "written": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        "libraries": (),
+        "licences": (),
+    }
+    return write_text(Path(path), fragment(template, **(common | values)))
