@@ -46,7 +46,8 @@ class Inference:
 
     ``mirror_axes`` count in the network's own axis order (0 is the first spatial axis).
     ``step_size`` is a share of the patch. ``resample`` says what is brought back to the grid of the
-    input: nnU-Net v2 interpolates logits, nnU-Net v1 probabilities.
+    input: nnU-Net v2 interpolates logits, nnU-Net v1 probabilities. With ``centre_crop`` the
+    network looks at one patch in the centre of the brain's box, and the rest is background.
     """
 
     folds: tuple[int | str, ...] = ()
@@ -54,6 +55,7 @@ class Inference:
     step_size: float = 0.5
     resample: str = "logits"
     checkpoint: str = "checkpoint_final.pth"
+    centre_crop: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,8 +31,10 @@ from bids_stroke.models.descriptor import Descriptor
 from bids_stroke.models.weights import load_checkpoint
 
 LESION = 1  # label of the lesion in the models of this field
+_SURE = 20.0  # logit of the background where no window looks
 _NETWORK_CLASS = re.compile(  # whole names, because torch.nn.x.torch.os.system is a name as well
     r"dynamic_network_architectures\.(architectures|building_blocks)\.\w+\.[A-Z]\w*"
+    r"|bids_stroke\.models\.networks\.\w+\.[A-Z]\w*"
     r"|torch\.nn\.(modules\.\w+\.)?[A-Z]\w*"
 )
 
@@ -142,13 +144,18 @@ def _mirrored(axes: Sequence[int]) -> list[tuple[int, ...]]:
 def _network_output(
     predictor: Predictor, patch: torch.Tensor, mirrors: Sequence[tuple[int, ...]]
 ) -> torch.Tensor:
-    """Mean over mirrored copies of a patch [1, c, z, y, x] of what the model averages."""
+    """Mean over mirrored copies of a patch [1, c, z, y, x] of what the model averages.
+
+    A 2-D network sees the patch, which is one slice then, without its z axis.
+    """
+    flat = len(predictor.configuration.patch_size) == 2
+    patch = patch.squeeze(2) if flat else patch
     total = torch.zeros((), device=patch.device)
     for axes in mirrors:
         dims = [a + 2 for a in axes]
         output = torch.flip(predictor.network(torch.flip(patch, dims)), dims).float()
         total = total + (output if _averages_logits(predictor.descriptor) else output.softmax(1))
-    return total / len(mirrors)
+    return (total / len(mirrors)).unsqueeze(2) if flat else total / len(mirrors)
 
 
 def _averages_logits(model: Descriptor) -> bool:
@@ -157,11 +164,18 @@ def _averages_logits(model: Descriptor) -> bool:
 
 
 def _windows(
-    shape: Sequence[int], patch: Sequence[int], step: float
+    shape: Sequence[int], patch: Sequence[int], step: float, centre: bool = False
 ) -> Iterator[tuple[slice, ...]]:
-    starts = compute_steps_for_sliding_window(tuple(shape), tuple(patch), step)
-    for corner in product(*starts):
-        yield tuple(slice(c, c + p) for c, p in zip(corner, patch, strict=True))
+    """Windows that cover an image, slice by slice with a 2-D patch; or only that in its centre."""
+    slices = len(shape) - len(patch)
+    inner = tuple(shape[slices:])
+    if centre:
+        starts = [[(n - p) // 2] for n, p in zip(inner, patch, strict=True)]
+    else:
+        starts = compute_steps_for_sliding_window(inner, tuple(patch), step)
+    size = (1,) * slices + tuple(patch)
+    for corner in product(*map(range, shape[:slices]), *starts):
+        yield tuple(slice(c, c + p) for c, p in zip(corner, size, strict=True))
 
 
 @torch.inference_mode()
@@ -206,7 +220,8 @@ def _fold_logits(
     weights = torch.zeros(padded.shape[1:], device=predictor.device)
     mirrors = _mirrored(mirror_axes)
     with _half_precision_on_gpu(predictor.device):
-        for window in _windows(padded.shape[1:], patch, step_size):
+        centre = predictor.descriptor.inference.centre_crop
+        for window in _windows(padded.shape[1:], patch, step_size, centre):
             inside = padded[(slice(None), *window)]
             if not torch.any(inside):
                 continue
@@ -215,7 +230,7 @@ def _fold_logits(
             )
             weights[window] += weight
     total /= weights.clamp(min=torch.finfo(torch.float32).tiny)
-    total[0][weights == 0] = 1.0
+    total[0][weights == 0] = _SURE if _averages_logits(predictor.descriptor) else 1.0
     return total[(slice(None), *unpad[1:])].cpu()
 
 

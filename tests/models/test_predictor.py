@@ -106,8 +106,7 @@ def test_windows_without_brain_are_background(tmp_path: Path) -> None:
     image = torch.zeros((2, 16, 16, 64))
     image[..., :16] = torch.randn((2, 16, 16, 16), generator=torch.Generator().manual_seed(1))
     result = predictor.logits(model, image, mirror_axes=(), step_size=1.0)
-    assert torch.equal(result[0, ..., 16:], torch.ones((16, 16, 48)))
-    assert torch.equal(result[1, ..., 16:], torch.zeros((16, 16, 48)))
+    assert result.softmax(0)[1, ..., 16:].max() < 1e-6
 
 
 def test_refuses_an_empty_brain(tmp_path: Path) -> None:
