@@ -18,6 +18,9 @@ from bids_stroke.errors import InputMissing, UsageError
 LEVELS = ("participant", "group", "train")
 SPACES = ("T1w", "FLAIR")
 FILTER_KEYS = ("t1w", "flair", "mask")
+EXPORTS = ("fmriprep",)
+EXCLUDE = ("fail", "doubtful", "none")
+THIS_RUN = "this"
 BRAIN_EXTRACTION = ("auto", "hd-bet", "hd-bet-1", "embedded", "skip")
 
 Filters = Mapping[str, Mapping[str, Any]]
@@ -106,6 +109,24 @@ class Execution:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Group:
+    """What the group level compares, groups by, takes in and hands on.
+
+    ``compare`` are other output folders of this program by name; ``against`` is the one of them (or
+    ``this``) that all others are compared with, ``None`` compares every pair. ``strata`` are columns
+    of participants.tsv. ``exclude`` is the rating from which a session is left out.
+    """
+
+    compare: Mapping[str, Path] = field(default_factory=dict)
+    against: str | None = None
+    strata: tuple[str, ...] = ()
+    ratings: tuple[Path, ...] = ()
+    exclude: str = field(default="fail", metadata={"choices": EXCLUDE})
+    export: tuple[str, ...] = field(default=(), metadata={"choices": EXPORTS})
+    bootstraps: int = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """All sections of one run."""
 
@@ -114,6 +135,7 @@ class Config:
     processing: Processing = Processing()
     training: Training = Training()
     execution: Execution = Execution()
+    group: Group = Group()
 
 
 def to_table(config: Config) -> dict[str, dict[str, Any]]:

@@ -23,6 +23,7 @@ examples:
   bids_stroke /data/bids /data/out participant --dry-run
   bids_stroke /data/bids /data/out participant -d masks=/data/brainmasks --device cuda
   bids_stroke /data/bids /data/out group --reference manual
+  bids_stroke /data/bids /data/out group --compare other=/data/out2 --strata stage
   bids_stroke /data/bids /data/out train --recipe default --pretrained t1w-model
 
 exit codes: 0 all done; 1 some participants failed; 2 usage; 16 input is not valid BIDS;
@@ -75,6 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_model(parser.add_argument_group("the model"))
     _add_processing(parser.add_argument_group("processing"))
     _add_training(parser.add_argument_group("training"))
+    _add_group_level(parser.add_argument_group("the group level"))
     _add_resources(parser.add_argument_group("resources"))
     _add_modes(parser.add_argument_group("modes and places"))
     return parser
@@ -154,8 +156,8 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
         "--reference",
         dest="dataset.reference",
         metavar="NAME",
-        help="group and train level: name (of -d, or of a folder in BIDS_DIR/derivatives) of the manual "
-        "masks to compare with (default: found by itself)",
+        help="group and train level: name (of -d, or of a folder in BIDS_DIR/derivatives) of the "
+        "manual masks (default: found by itself)",
     )
 
 
@@ -285,14 +287,70 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
         dest="training.split_file",
         metavar="FILE",
         type=Path,
-        help="JSON file with the folds: a list of objects with train and val, lists of participants "
-        "or sessions",
+        help="JSON file with the folds: a list of objects with train and val, each a list of "
+        "participants or sessions",
     )
     group.add_argument(
         "--allow-findings",
         dest="training.allow_findings",
         action="store_true",
         help="train although the check of the dataset found errors; what has one is left out",
+    )
+
+
+def _add_group_level(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--compare",
+        dest="group.compare",
+        metavar="NAME=PATH",
+        nargs="+",
+        action=_NamedPaths,
+        help="other output folders of this program (another model, other settings) to compare with "
+        "OUTPUT_DIR, which is called 'this'; repeatable",
+    )
+    group.add_argument(
+        "--against",
+        dest="group.against",
+        metavar="NAME",
+        help="run that all others are compared with: a name of --compare, or 'this' (default: "
+        "every pair of runs is compared)",
+    )
+    group.add_argument(
+        "--strata",
+        dest="group.strata",
+        metavar="COLUMN",
+        nargs="+",
+        help="columns of participants.tsv to give statistics by, such as stage or centre",
+    )
+    group.add_argument(
+        "--bootstraps",
+        dest="group.bootstraps",
+        metavar="N",
+        type=_whole(100),
+        help="resamples of participants for each interval (default: 1000)",
+    )
+    group.add_argument(
+        "--ratings",
+        dest="group.ratings",
+        metavar="FILE",
+        nargs="+",
+        type=Path,
+        help="ratings as the subject pages export them, of one or several raters",
+    )
+    group.add_argument(
+        "--exclude-rated",
+        dest="group.exclude",
+        choices=config.EXCLUDE,
+        help="sessions that most raters gave this rating, or a worse one, are left out of "
+        "statistics and maps; none: they are only marked (default: fail)",
+    )
+    group.add_argument(
+        "--export",
+        dest="group.export",
+        nargs="+",
+        choices=config.EXPORTS,
+        help="fmriprep: OUT/fmriprep_input, a dataset that fMRIPrep takes as its input: links to "
+        "BIDS_DIR, and lesion masks on the T1w grid",
     )
 
 
@@ -397,7 +455,7 @@ class _NamedPaths(argparse.Action):
             name, equals, path = value.partition("=")
             if not equals or not path or not re.fullmatch(r"[a-zA-Z0-9_.-]+", name):
                 parser.error(f"argument {option_string}: '{value}' is not NAME=PATH")
-            if name in (*collected, "raw"):
+            if name in (*collected, "raw", config.THIS_RUN):
                 parser.error(f"argument {option_string}: the name '{name}' is taken already")
             collected[name] = Path(path)
         setattr(namespace, self.dest, collected)
@@ -522,6 +580,11 @@ def _complete(table: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
             table[section][key] = _absolute(table[section][key])
     derivatives = table["dataset"].get("derivatives", {})
     table["dataset"]["derivatives"] = {k: _absolute(path) for k, path in derivatives.items()}
+    group = table.get("group", {})
+    if "compare" in group:
+        group["compare"] = {name: _absolute(path) for name, path in group["compare"].items()}
+    if "ratings" in group:
+        group["ratings"] = [_absolute(path) for path in group["ratings"]]
     model = table.get("model", {})
     if "/" in model.get("name", "") or model.get("name", "").endswith(".toml"):
         model["name"] = str(_absolute(model["name"]))
