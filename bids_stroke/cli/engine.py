@@ -16,6 +16,7 @@ from typing import Any
 import nipype
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin, run_node
 
+from bids_stroke.cli import memory
 from bids_stroke.config import Execution
 from bids_stroke.errors import InputMissing, TryAgain, UsageError
 
@@ -40,13 +41,15 @@ def start_worker(folder: str, log: str, environ: dict[str, str], monitor: bool) 
         os.close(descriptor)
 
 
-def run_step(node: Any, updatehash: bool, task: int) -> dict[str, Any]:
+def run_step(node: Any, updatehash: bool, task: int, table: Path | None = None) -> dict[str, Any]:
     """Run a node in a worker; also an error before its interface starts becomes a traceback.
 
-    nipype looks for the result of a node that failed, and fails itself where there is none.
+    nipype looks for the result of a node that failed, and fails itself where there is none. The
+    peak of memory is added to ``table``.
     """
     try:
-        return run_node(node, updatehash, task)
+        with memory.recorded(node.fullname, table):
+            return run_node(node, updatehash, task)
     except Exception as error:  # noqa: BLE001 - whatever it is, the main process has to know
         first = error.__context__ or error
         return {"result": None, "traceback": format_exception(first), "taskid": task}
@@ -59,8 +62,14 @@ class PatientMultiProcPlugin(MultiProcPlugin):
     pool; a step that is lost a second time fails, and the others go on.
     """
 
-    def __init__(self, plugin_args: dict[str, Any], worker_log: Path | None = None) -> None:
+    def __init__(
+        self,
+        plugin_args: dict[str, Any],
+        worker_log: Path | None = None,
+        memory_table: Path | None = None,
+    ) -> None:
         self.pool: ProcessPoolExecutor
+        self._memory_table = memory_table
         self._log = str(worker_log or "")
         self._nodes: dict[int, Any] = {}
         self._sent_again: dict[int, Future[Any]] = {}
@@ -86,10 +95,10 @@ class PatientMultiProcPlugin(MultiProcPlugin):
 
     def _send(self, node: Any, updatehash: bool, task: int) -> "Future[Any]":
         try:
-            future = self.pool.submit(run_step, node, updatehash, task)
+            future = self.pool.submit(run_step, node, updatehash, task, self._memory_table)
         except BrokenProcessPool:
             self._replace_pool()
-            future = self.pool.submit(run_step, node, updatehash, task)
+            future = self.pool.submit(run_step, node, updatehash, task, self._memory_table)
         future.add_done_callback(partial(self._take_result, task))
         return future
 
@@ -190,7 +199,8 @@ def run_workflow(
     name, arguments = read_plugin(execution.plugin_file) if execution.plugin_file else ("", {})
     if name in ("", "MultiProc"):
         log = log_dir / "workers.log" if execution.verbose < 2 else None
-        plugin: Any = PatientMultiProcPlugin({**pool_arguments(execution), **arguments}, log)
+        table = memory.new_table(log_dir / memory.TABLE)
+        plugin: Any = PatientMultiProcPlugin({**pool_arguments(execution), **arguments}, log, table)
     else:
         plugin = _plugin_class(name)(plugin_args=arguments)
     plugin._status_callback = callback
