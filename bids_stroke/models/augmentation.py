@@ -58,8 +58,9 @@ class ChannelDropout(ImageOnlyTransform):
         return {"cleared": cleared}
 
     def _apply_to_image(self, img: torch.Tensor, **params: Any) -> torch.Tensor:
-        img[params["cleared"]] = 0
-        return img
+        kept = torch.ones(len(img), *[1] * (img.ndim - 1))
+        kept[params["cleared"]] = 0
+        return img * kept
 
 
 class _TorchIO(ImageOnlyTransform):

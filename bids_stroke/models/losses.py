@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import torch
 from torch import nn
@@ -72,8 +74,10 @@ def build_loss(
         case "dice_bce":
             return DiceAndBinaryCrossEntropy(settings.dice_weight, settings.ce_weight, ignore_label)
         case "dice_topk":
-            entropy = {"k": settings.top_k}
-            return DC_and_topk_loss(dice, entropy, ignore_label=ignore_label, **weights)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # nnU-Net's arguments are out of date
+                entropy = {"k": settings.top_k}
+                return DC_and_topk_loss(dice, entropy, ignore_label=ignore_label, **weights)
         case "dice_ce":
             return DC_and_CE_loss(
                 dice,
