@@ -1,4 +1,4 @@
-"""Peak memory of each step, as the kernel counts it: free of cost, and without a watching thread."""
+"""Peak memory of each step as the kernel counts it: without cost, without a watching thread."""
 
 import os
 from collections.abc import Iterator

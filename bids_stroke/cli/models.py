@@ -6,13 +6,9 @@ import argparse
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bids_stroke import __version__
 from bids_stroke.errors import BidsStrokeError, UsageError
-
-if TYPE_CHECKING:
-    from bids_stroke.models.descriptor import Descriptor
 
 INTERRUPTED = 130
 TEXTS = (
@@ -157,23 +153,18 @@ def _store(options: argparse.Namespace) -> Path:
 
 
 def _list(options: argparse.Namespace) -> int:
+    from bids_stroke.models.card import runs_on
     from bids_stroke.models.store import entries
 
     folder = _store(options)
     rows = [("MODEL", "VERSION", "STATE", "RUNS ON", "TITLE")]
     rows += [
-        (e.model.name, e.model.version, e.state, _runs_on(e.model), e.model.title)
+        (e.model.name, e.model.version, e.state, runs_on(e.model), e.model.title)
         for e in entries(folder)
     ]
     print("\n".join(_columns(rows)))
     print(f"The store is {folder}")
     return 0
-
-
-def _runs_on(model: Descriptor) -> str:
-    if model.purpose != "lesions":
-        return f"({model.purpose})"
-    return ", ".join("+".join(modalities) for modalities in model.inputs)
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> Iterable[str]:
@@ -183,34 +174,11 @@ def _columns(rows: Sequence[Sequence[str]]) -> Iterable[str]:
 
 
 def _show(options: argparse.Namespace) -> int:
+    from bids_stroke.models.card import lines
     from bids_stroke.models.store import find
 
-    print("\n".join(_description(find(options.model, _store(options)))))
+    print("\n".join(lines(find(options.model, _store(options)))))
     return 0
-
-
-def _description(model: Descriptor) -> Iterable[str]:
-    """All that the descriptor says, in lines."""
-    point, inference = model.operating_point, model.inference
-    folds = ", ".join(map(str, inference.folds)) or "all"
-    mirrored = ", ".join(map(str, inference.mirror_axes)) or "no axis"
-    yield f"{model.name} {model.version}: {model.title}"
-    yield model.description
-    for key in ("intended_use", "training_data", "licence", "citation"):
-        yield f"{key.replace('_', ' ')}: {getattr(model, key)}"
-    yield f"channels: {', '.join(model.channels)}; runs on {_runs_on(model)}"
-    steps = ", ".join(model.preprocessing.steps)
-    yield f"preprocessing: {steps}; on the grid of {model.preprocessing.reference}"
-    yield f"prediction: folds {folds}, mirrors {mirrored}, resamples {inference.resample}"
-    yield f"operating point: probability {point.threshold}, at least {point.min_volume_mm3} mm3"
-    for key, value in model.evaluation.items():
-        yield f"evaluation, {key}: {value}"
-    for key in ("page", "archive", "manifest", "note"):
-        if value := getattr(model.source, key):
-            yield f"source, {key}: {value}"
-    for file in model.files:
-        yield f"file: {file.path}  {file.size or '?'} bytes  sha256 {file.sha256 or 'not pinned'}"
-    yield f"descriptor: {model.file}"
 
 
 def _fetch(options: argparse.Namespace) -> int:
@@ -260,6 +228,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _import(options: argparse.Namespace) -> int:
+    from bids_stroke.models.card import lines
     from bids_stroke.models.importing import Wishes, import_model
 
     wishes = Wishes(
@@ -284,7 +253,7 @@ def _import(options: argparse.Namespace) -> int:
             f"fold {check.fold}: {check.parameters} parameters of nnU-Net v1, each used once; "
             f"outputs differ by {check.largest_difference:.1e} at most"
         )
-    print("\n".join(_description(model)))
+    print("\n".join(lines(model)))
     return 0
 
 

@@ -106,7 +106,7 @@ def test_import_takes_what_the_user_says(run: Callable, tmp_path: Path) -> None:
     assert model.preprocessing.steps == ("brain_extraction", "zscore")
     assert (model.licence, model.training_data) == ("CC0-1.0", "random numbers")
     assert "Assumed" not in model.description
-    assert "licence: CC0-1.0" in out
+    assert "Licence: CC0-1.0" in out
 
 
 def test_import_asks_for_what_is_unknown(run: Callable, tmp_path: Path) -> None:
