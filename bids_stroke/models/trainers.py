@@ -287,9 +287,14 @@ class RecipeTrainer(nnUNetTrainer):
         """Write a checkpoint of nnU-Net whole or not at all; the average is its network."""
         if self.local_rank != 0 or self.disable_checkpointing:
             return
+        with atomic_path(Path(filename)) as temporary:
+            torch.save(self.state(), temporary)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
         network = self.module.state_dict()
         averaged = {"trained_weights": network} if self.average is not None else {}
-        checkpoint = {
+        return {
             "network_weights": self.average.state_dict() if self.average is not None else network,
             **averaged,
             "optimizer_state": self.optimizer.state_dict(),
@@ -302,8 +307,6 @@ class RecipeTrainer(nnUNetTrainer):
             "recipe": self.recipe.name,
             "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
         }
-        with atomic_path(Path(filename)) as temporary:
-            torch.save(checkpoint, temporary)
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
         """Go on from a checkpoint, which is read as tensors and plain values only."""
