@@ -222,9 +222,8 @@ class Stage:
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A way to train. ``channels`` are modalities in the network's order; ``inputs`` the sets of
-    modalities that the model will accept (empty: all channels). ``trainer`` is a class of
-    ``models.trainers``. ``pretrained`` is a model by name or path; ``pretrained_required`` says
-    that the recipe makes no sense without.
+    modalities that the model will accept (empty: all channels). ``pretrained`` is a model by name
+    or path; ``pretrained_required`` says that the recipe makes no sense without.
     """
 
     name: str
@@ -234,7 +233,6 @@ class Recipe:
     preprocessing: Preprocessing
     citation: str = ""
     method: str = "nnunet"
-    trainer: str = "RecipeTrainer"
     inputs: tuple[tuple[str, ...], ...] = ()
     pretrained: str = ""
     pretrained_required: bool = False
@@ -371,7 +369,7 @@ def _require(condition: bool, sentence: str) -> None:
 
 
 def _make(kind: type[Section], table: Any, where: str) -> Section:
-    """A section from a table; an unknown or missing key, or a value of another kind, is an error."""
+    """A section from a table; a wrong or missing key, or a value of another kind, is an error."""
     _require(isinstance(table, Mapping), f"{where} must be a table")
     hints = get_type_hints(kind)
     if unknown := sorted(set(table) - set(hints)):

@@ -1,0 +1,245 @@
+"""The recipes' trainer in a long run: it stops and goes on at any moment, and says where it is."""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bids_stroke.core.files import load_image, read_json, write_json
+from bids_stroke.core.metrics import counts, dice_of
+from bids_stroke.core.splits import Split
+from bids_stroke.models.dataset import Case
+from bids_stroke.models.descriptor import Descriptor
+from bids_stroke.models.recipe import PLANS_KEY
+from bids_stroke.models.trainers import RecipeTrainer
+from bids_stroke.models.weights import load_checkpoint as load_weights
+
+LATEST, FINAL = "checkpoint_latest.pth", "checkpoint_final.pth"
+SAVE_EVERY_S, TELL_EVERY_S = 120.0, 2.0
+WATCHES = 20
+"""How often in a run the watched cases are predicted."""
+
+
+class Stopped(Exception):
+    """The run was asked to stop; its state is in the latest checkpoint."""
+
+
+class RunTrainer(RecipeTrainer):
+    """RecipeTrainer that is made for being killed and being watched.
+
+    A checkpoint is written within an epoch too. ``curves`` has one dictionary an epoch, and lies
+    beside the checkpoints as JSON, as does ``progress``. ``watched`` are validation cases whose
+    Dice on the deployment path is measured some 20 times a run, with ``watch_model`` as the model.
+    ``channels`` are those of the dataset that the stage trains on (None: all), ``split`` the cases.
+    """
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cpu"),  # noqa: B008 - nnU-Net reads the signature
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.current_epoch: int = 0
+        self.save_every = self.num_epochs + 1  # by the clock, and not by epochs
+        self.logger.plot_progress_png = lambda folder: None
+        self.channels: list[int] | None = None
+        self.split: Split | None = None
+        self.watched: Sequence[Case] = ()
+        self.watch_model: Descriptor | None = None
+        self.curves: list[dict[str, Any]] = []
+        self.stopping = False
+        self._parent = os.getppid()
+        self._outputs: list[dict[str, Any]] = []
+        self._in_epoch = False
+        self._saved = self._told = time.monotonic()
+        self._seconds: list[float] = []
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the fold."""
+        return Path(self.output_folder)
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """Cases to train on and to validate with: those of ``split``, else nnU-Net's."""
+        if self.split is None:
+            return super().do_split()
+        return list(self.split.train), list(self.split.val)
+
+    def run_training(self) -> None:
+        """Train to the last epoch from wherever the run is; raises Stopped when asked to stop."""
+        self.on_train_start()
+        while self.current_epoch < self.num_epochs:
+            self._run_epoch()
+        self.on_train_end()
+
+    def _run_epoch(self) -> None:
+        done = len(self._outputs)
+        if not done:
+            self.on_epoch_start()
+        self.on_train_epoch_start()
+        self._iteration, self._in_epoch = done, True
+        while self._iteration < self.num_iterations_per_epoch:
+            start = time.monotonic()
+            self._outputs.append(self.train_step(self._batch(self.dataloader_train)))
+            self._seconds = [*self._seconds[-99:], time.monotonic() - start]
+            self._after_iteration()
+        self.on_train_epoch_end(self._outputs)
+        self._validate_epoch()
+        self._outputs, self._in_epoch = [], False
+        self.on_epoch_end()
+
+    def _batch(self, loader: Any) -> dict[str, Any]:
+        """The next batch, with the stage's channels only."""
+        batch = next(loader)
+        if self.channels is not None:
+            batch["data"] = batch["data"][:, self.channels]
+        return batch
+
+    def _validate_epoch(self) -> None:
+        with torch.no_grad(), np.errstate(invalid="ignore", divide="ignore"):
+            self.on_validation_epoch_start()
+            steps = range(self.num_val_iterations_per_epoch)
+            outputs = [self.validation_step(self._batch(self.dataloader_val)) for _ in steps]
+            self.on_validation_epoch_end(outputs)
+
+    def _after_iteration(self) -> None:
+        now = time.monotonic()
+        if now - self._told > TELL_EVERY_S:
+            self.tell()
+        stop = self.stopping or os.getppid() != self._parent
+        if stop or now - self._saved > SAVE_EVERY_S:
+            self.save_latest()
+        if stop:
+            raise Stopped
+
+    def on_epoch_end(self) -> None:
+        """Keep the numbers of the epoch, and the weights where they are due."""
+        super().on_epoch_end()
+        self.curves.append(self._numbers())
+        done = self.current_epoch
+        if done % max(1, self.num_epochs // WATCHES) == 0 or done == self.num_epochs:
+            self.curves[-1]["dice"] = self._watch()
+        write_json(self.folder / "curves.json", self.curves)
+        if time.monotonic() - self._saved > SAVE_EVERY_S:
+            self.save_latest()
+        self.tell()
+
+    def _numbers(self) -> dict[str, Any]:
+        """Numbers of the epoch that ended, as plain values; NaN becomes None."""
+        named = {
+            "loss": "train_losses",
+            "validation_loss": "val_losses",
+            "pseudo_dice": "mean_fg_dice",
+            "rate": "lrs",
+        }
+        values = {key: float(self.logger.get_value(name, -1)) for key, name in named.items()}
+        return {
+            "epoch": self.current_epoch,
+            **{key: value if np.isfinite(value) else None for key, value in values.items()},
+            "seconds_per_iteration": round(float(np.mean(self._seconds or [0.0])), 4),
+            "time": round(time.time(), 1),
+        }
+
+    # The state on disk
+
+    def save_latest(self) -> None:
+        """Write the checkpoint that a killed run goes on from."""
+        between = 0 if self._in_epoch else 1
+        self.current_epoch -= between  # a checkpoint counts the epoch that it ends
+        self.save_checkpoint(str(self.folder / LATEST))
+        self.current_epoch += between
+        self._saved = time.monotonic()
+
+    def state(self) -> dict[str, Any]:
+        """nnU-Net's checkpoint, and where in the epoch the run is."""
+        state = super().state()
+        state["current_epoch"] -= self._in_epoch
+        losses = [float(output["loss"]) for output in self._outputs]
+        return {**state, PLANS_KEY: {"losses": losses, "curves": self.curves}}
+
+    def load_checkpoint(self, filename_or_checkpoint: Any) -> None:
+        """Go on from a checkpoint."""
+        given = filename_or_checkpoint
+        state = given if isinstance(given, dict) else load_weights(Path(given))
+        super().load_checkpoint(state)
+        own = state[PLANS_KEY]
+        self.curves = own["curves"]
+        self._outputs = [{"loss": np.float32(loss)} for loss in own["losses"]]
+
+    # What people see
+
+    def tell(self) -> None:
+        """Write ``progress.json``: where the run is, and how long it will take."""
+        seconds = float(np.median(self._seconds)) if self._seconds else 0.0
+        per_epoch = self.num_iterations_per_epoch + self.num_val_iterations_per_epoch / 3
+        left = (self.num_epochs - self.current_epoch) * per_epoch - len(self._outputs)
+        recent = [float(output["loss"]) for output in self._outputs[-20:]]
+        write_json(
+            self.folder / "progress.json",
+            {
+                "stage": self.recipe.stages[0].name,
+                "fold": self.fold,
+                "epoch": min(self.current_epoch + 1, self.num_epochs),
+                "epochs": self.num_epochs,
+                "iteration": len(self._outputs),
+                "iterations": self.num_iterations_per_epoch,
+                "loss": float(np.mean(recent)) if recent else self._last("loss"),
+                "dice": mean_dice(self._last("dice")),
+                "seconds_per_iteration": seconds,
+                "seconds_left": max(left, 0) * seconds,
+                "time": time.time(),
+            },
+        )
+        self._told = time.monotonic()
+
+    def _last(self, key: str) -> Any:
+        """The last value of a curve."""
+        return next((c[key] for c in reversed(self.curves) if c.get(key) is not None), None)
+
+    def _watch(self) -> dict[str, float]:
+        """Dice at one half of the watched cases, predicted from a checkpoint as users will."""
+        if self.watch_model is None or not self.watched:
+            return {}
+        from bids_stroke.models import predictor
+
+        self.save_latest()
+        drawn = np.random.get_state()  # noqa: NPY002 - nnU-Net's loaders draw from it
+        model = predictor.load(self.watch_model, folds=[str(self.fold)], device=self.device)
+        dice = {case.case: dice_of_case(model, case) for case in self.watched}
+        np.random.set_state(drawn)  # noqa: NPY002
+        return dice
+
+
+def mean_dice(dice: Mapping[str, float] | None) -> float | None:
+    """Mean over cases; None where there is none."""
+    return float(np.mean(list(dice.values()))) if dice else None
+
+
+def probability(model: Any, case: Case) -> np.ndarray:
+    """Lesion probability [x, y, z] of a case on the network's grid, as in deployment."""
+    from bids_stroke.models import predictor
+
+    channels = model.descriptor.channels
+    stack, spacing = case.stack(channels)
+    found = predictor.predict(model, dict(zip(channels, stack, strict=True)), spacing)
+    found[np.asanyarray(load_image(case.brain).dataobj) == 0] = 0
+    return found
+
+
+def dice_of_case(model: Any, case: Case) -> float:
+    """Dice of the probability, cut at one half, with the label on the network's grid."""
+    truth = np.asanyarray(load_image(case.label).dataobj)
+    return dice_of(*counts(truth, probability(model, case) >= 0.5))
+
+
+def read_curves(folder: Path) -> list[dict[str, Any]]:
+    """Curves of a fold's folder; empty where there are none yet."""
+    path = folder / "curves.json"
+    return read_json(path) if path.is_file() else []
