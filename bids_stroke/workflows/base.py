@@ -11,7 +11,7 @@ from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 from bids_stroke.bids.pairs import Pair
 from bids_stroke.config import Config
 from bids_stroke.config import Model as ModelOptions
-from bids_stroke.models.descriptor import Descriptor, OperatingPoint, brain_weights
+from bids_stroke.models.descriptor import Descriptor, OperatingPoint, Preprocessing, brain_weights
 from bids_stroke.workflows.outputs import Output, init_outputs_wf, pair_outputs
 from bids_stroke.workflows.preproc import init_preproc_wf
 from bids_stroke.workflows.reports import EXTENSION, init_reportlets_wf, made_figures
@@ -39,12 +39,13 @@ def init_bids_stroke_wf(
         pair_wf = init_pair_wf(
             config=config, pair=pair, descriptor=descriptor, reason=reason, device=device
         )
-        _set_crash_folder(pair_wf, log_dir / f"sub-{pair.subject}")
+        set_crash_folder(pair_wf, log_dir / f"sub-{pair.subject}")
         workflow.add_nodes([pair_wf])
     return workflow
 
 
-def _set_crash_folder(workflow: Workflow, folder: Path) -> None:
+def set_crash_folder(workflow: Workflow, folder: Path) -> None:
+    """Send the crash files of a sub-workflow to a folder."""
     workflow.config["execution"]["crashdump_dir"] = str(folder)
     for node in workflow._get_all_nodes():
         node.config = deepcopy(workflow.config)
@@ -78,7 +79,7 @@ def init_pair_wf(
     """
     workflow = Workflow(name=pair.workflow_name)
     reference, point = reference_of(descriptor, pair), operating_point(descriptor, config.model)
-    preproc_wf = _preproc(config, pair, descriptor, reference, device)
+    preproc_wf = pair_preproc(config, pair, descriptor.preprocessing, reference, device)
     segment_wf = init_segment_wf(
         descriptor=descriptor,
         modalities=pair.modalities,
@@ -119,17 +120,17 @@ def _report_outputs(pair: Pair, descriptor: Descriptor) -> list[Output]:
     return [*drawn, Output(source="qc", kind="qc")]
 
 
-def _preproc(
-    config: Config, pair: Pair, descriptor: Descriptor, reference: str, device: str
+def pair_preproc(
+    config: Config, pair: Pair, preprocessing: Preprocessing, reference: str, device: str
 ) -> Workflow:
     """Preprocessing workflow of a pair, with its files set."""
     preproc_wf = init_preproc_wf(
         modalities=pair.modalities,
-        steps=descriptor.preprocessing.steps,
+        steps=preprocessing.steps,
         reference=reference,
         brain_extraction=config.processing.brain_extraction,
         hdbet_weights=config.processing.hdbet_weights or brain_weights(config.model.models_dir),
-        n4_shrink=descriptor.preprocessing.n4_shrink,
+        n4_shrink=preprocessing.n4_shrink,
         omp_nthreads=config.execution.omp_nthreads,
         use_gpu=device != "cpu",
         device=device,
