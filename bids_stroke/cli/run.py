@@ -122,7 +122,14 @@ def run_group(config: Config) -> int:
 
     dataset = config.dataset
     _require_output(dataset.output_dir)
-    page = write_group(dataset.bids_dir, dataset.output_dir, find_reference_roots(config))
+    page = write_group(
+        dataset.bids_dir,
+        dataset.output_dir,
+        find_reference_roots(config),
+        options=config.group,
+        nprocs=config.execution.nprocs,
+        seed=config.processing.random_seed,
+    )
     for line in agreement_lines(dataset.output_dir):
         print(line)
     print(f"The cohort's page is {page}")

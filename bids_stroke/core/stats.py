@@ -291,19 +291,23 @@ def describe_strata(
 
     The table holds ``reference_volume_ml``; ``by`` names columns such as stage or centre.
     """
+    return pd.concat(
+        describe(table, names, rng=rng, strata=strata, grouping=name, resamples=resamples)
+        for name, strata in strata_of(table, by).items()
+    ).reset_index(drop=True)
+
+
+def strata_of(table: pd.DataFrame, by: Sequence[str] = ()) -> dict[str, pd.Series]:
+    """The stratum of each row under each grouping of ``describe_strata``, by its name."""
     volume = table["reference_volume_ml"]
     lesion = pd.Series("with a lesion", index=table.index).where(volume > 0, "lesion-free")
-    groupings = {
-        "all": None,
+    return {
+        "all": pd.Series("all", index=table.index),
         "lesion": lesion,
         "volume": volume_class(volume),
         "volume_quartile": volume_quartile(volume),
         **{column: table[column] for column in by},
     }
-    return pd.concat(
-        describe(table, names, rng=rng, strata=strata, grouping=name, resamples=resamples)
-        for name, strata in groupings.items()
-    ).reset_index(drop=True)
 
 
 def signed_rank(differences: ArrayLike) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,13 @@ _WRAPPER = "NodeExecutionError"
 
 @dataclass(frozen=True)
 class Session:
-    """One pair that was processed: its record, its figures and its lesion tables by space."""
+    """One pair that was processed: its record, and where its figures and tables lie.
+
+    Figures and tables are read when they are asked for, so that a large cohort costs its records.
+    """
 
     record: Mapping[str, Any]
-    figures: Mapping[str, Path]
-    tables: Mapping[str, pd.DataFrame]
+    output_dir: Path
 
     @property
     def label(self) -> str:
@@ -40,14 +43,46 @@ class Session:
         return str(self.record["entities"]["subject"])
 
     @property
+    def session(self) -> str | None:
+        """Session, without ``ses-``."""
+        return self.record["entities"].get("session")
+
+    @property
     def reference(self) -> str:
         """Space whose numbers come first."""
         return str(self.record["reference"])
 
     @property
+    def page(self) -> str:
+        """Address of the session's place on its participant's page."""
+        return f"sub-{self.subject}.html#{self.label}"
+
+    @property
     def lesions(self) -> Mapping[str, Any]:
         """``count`` and ``volume_ml`` in the reference space."""
         return self.record["lesions"][self.reference]
+
+    def output(self, kind: str, **extra: str) -> Path:
+        """Path of an output of the session (``bids.names.output_path``)."""
+        return self.output_dir / output_path(self.record["entities"], kind, **extra)
+
+    @cached_property
+    def figures(self) -> Mapping[str, Path]:
+        """Figures by ``desc_suffix``."""
+        return _figures(self.output_dir / f"sub-{self.subject}" / "figures", self.label)
+
+    @cached_property
+    def tables(self) -> Mapping[str, pd.DataFrame]:
+        """Lesion tables by space, where their files are."""
+        paths = self.table_paths()
+        return {space: pd.read_csv(path, sep="\t", na_values="n/a") for space, path in paths}
+
+    def table_paths(self) -> list[tuple[str, Path]]:
+        """Spaces and files of the lesion tables that are on disk."""
+        named = [
+            (space, self.output("lesion_table", space=space)) for space in self.record["lesions"]
+        ]
+        return [(space, path) for space, path in named if path.is_file()]
 
     @property
     def table(self) -> pd.DataFrame:
@@ -76,23 +111,11 @@ def _figures(folder: Path, label: str) -> dict[str, Path]:
     return found
 
 
-def _tables(output_dir: Path, record: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
-    tables = {}
-    for space in record["lesions"]:
-        path = output_dir / output_path(record["entities"], "lesion_table", space=space)
-        if path.is_file():
-            tables[space] = pd.read_csv(path, sep="\t", na_values="n/a")
-    return tables
-
-
 def sessions(output_dir: Path, subject: str = "*") -> list[Session]:
     """Sessions with a quality record, of one participant or of all, by label."""
-    found = []
-    for path in sorted(Path(output_dir).glob(f"sub-{subject}/figures/*_desc-qc.json")):
-        record = read_json(path)
-        figures = _figures(path.parent, record["label"])
-        found.append(Session(record, figures, _tables(Path(output_dir), record)))
-    return found
+    folder = Path(output_dir)
+    paths = sorted(folder.glob(f"sub-{subject}/figures/*_desc-qc.json"))
+    return [Session(read_json(path), folder) for path in paths]
 
 
 def newest_log(output_dir: Path) -> Path | None:

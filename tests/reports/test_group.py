@@ -10,7 +10,7 @@ import pytest
 from bids_stroke.core import metrics
 from bids_stroke.core.files import save_image
 from bids_stroke.errors import NothingSelected
-from bids_stroke.reports import collect, group
+from bids_stroke.reports import collect, evaluation, group
 from bids_stroke.reports.plots import dot_plot
 from tests.reports import fake
 
@@ -37,8 +37,17 @@ def test_one_row_a_session(outputs: Path) -> None:
     assert table.loc["sub-01_ses-1", "lesion_volume_ml"] == pytest.approx(7.296)
 
 
-@pytest.mark.parametrize("name", ["group_lesions", "group_sessions", "group_metrics"])
-def test_every_column_is_explained(outputs: Path, name: str) -> None:
+def test_every_column_is_explained(outputs: Path) -> None:
+    names = {path.stem for path in outputs.glob("group_*.tsv")}
+    assert names == {
+        *("group_lesions", "group_sessions", "group_metrics", "group_qc", "group_statistics"),
+        *("group_papers", "group_volumes"),
+    }
+    for name in names:
+        _is_explained(outputs, name)
+
+
+def _is_explained(outputs: Path, name: str) -> None:
     described = json.loads((outputs / f"{name}.json").read_text())
     assert list(described) == list(read(outputs / f"{name}.tsv").columns)
 
@@ -59,7 +68,7 @@ def test_a_reference_stored_otherwise_agrees(tmp_path: Path) -> None:
     one, other = tmp_path / "a.nii.gz", tmp_path / "b.nii.gz"
     save_image(mask, fake.AFFINE, one, dtype=np.uint8)
     save_image(mask[::-1], fake.AFFINE @ flip, other, dtype=np.uint8)
-    assert group.compare(other, one)["dice"] == 1.0
+    assert evaluation.compare(other, one)["dice"] == 1.0
 
 
 def test_a_map_and_a_brain_mask_are_judged(outputs: Path, tmp_path: Path) -> None:
@@ -75,8 +84,9 @@ def test_a_map_and_a_brain_mask_are_judged(outputs: Path, tmp_path: Path) -> Non
     anat.mkdir(parents=True)
     for name, data in files.items():
         save_image(data, fake.AFFINE, anat / name, dtype=data.dtype)
-    session = next(s for s in collect.sessions(outputs) if s.record["entities"] == entities)
-    maps = group._maps(tmp_path, session, "FLAIR")
+    found = next(s for s in collect.sessions(outputs) if s.record["entities"] == entities)
+    session = collect.Session(found.record, tmp_path)
+    maps = evaluation._maps(session, "FLAIR")
     truth = fake.lesion_probability(1) >= 0.5
     mask, reference = tmp_path / "mask.nii.gz", tmp_path / "reference.nii.gz"
     save_image(probability >= 0.5, fake.AFFINE, mask, dtype=np.uint8)
@@ -84,7 +94,7 @@ def test_a_map_and_a_brain_mask_are_judged(outputs: Path, tmp_path: Path) -> Non
     expected = metrics.agreement(
         truth, probability >= 0.5, fake.AFFINE, probability=probability, brain=brain
     )
-    values = group.compare(reference, mask, **maps)
+    values = evaluation.compare(reference, mask, **maps)
     assert not np.isnan(values["average_precision"])
     assert values == pytest.approx(expected, nan_ok=True)
 
@@ -93,6 +103,7 @@ def test_page_names_failures_and_links_to_pages(outputs: Path) -> None:
     html = (outputs / "group.html").read_text(encoding="utf-8")
     assert "is cut short" in html
     assert 'href="sub-01.html#sub-01_ses-2"' in html
+    assert "--output-spaces T1w FLAIR MNI152" in html  # how to get the map
     assert "trained on synthetic lesions" in html
     assert "at least one voxel" in html
 
@@ -107,14 +118,6 @@ def test_without_references_old_metrics_go(tmp_path: Path) -> None:
     (tmp_path / "group_metrics.tsv").write_text("old\n")
     group.write_group(tmp_path, tmp_path)
     assert not (tmp_path / "group_metrics.tsv").exists()
-
-
-def test_summary_with_and_without_lesion_free() -> None:
-    columns = {name: [1.0, 0.5] for name in metrics.COLUMNS}
-    table = pd.DataFrame({**columns, "reference_volume_ml": [0.0, 3.0]})
-    (row,) = group.summary(table, ("dice",))
-    assert row["all"] == "0.750 (median 0.750, n = 2)"
-    assert row["with_lesion"] == "0.500 (median 0.500, n = 1)"
 
 
 def test_dots_never_overlap_and_stay_inside() -> None:

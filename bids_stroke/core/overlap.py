@@ -1,0 +1,76 @@
+"""How many people have a lesion at each place of a template, and a picture of it."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from numpy.typing import NDArray
+
+from bids_stroke.core import figures
+from bids_stroke.core.figures import Panel, Row, View
+from bids_stroke.core.geometry import to_ras
+
+Array = NDArray[Any]
+
+COLOURS = "inferno"
+_DARKEST = 0.3  # of the colour scale: what one person has must show on a grey brain
+
+
+def overlap(masks: Iterable[Array], shape: tuple[int, int, int]) -> NDArray[np.uint16]:
+    """Number of masks [x, y, z] (non-zero is lesion) at each voxel, taken one at a time.
+
+    Raises ValueError for a mask of another shape.
+    """
+    total = np.zeros(shape, np.uint16)
+    for mask in masks:
+        if mask.shape != shape:
+            raise ValueError(f"A mask has the shape {mask.shape}, not {shape}.")
+        total += mask > 0
+    return total
+
+
+def _painted(background: Array, counts: Array, view: View, plane: str, index: int) -> Array:
+    """RGB panel: grey anatomy, and colours where at least one person has a lesion."""
+    window = figures.intensity_window(background)
+    base = np.repeat(figures.grey(background, view, plane, index, window)[..., None], 3, axis=2)
+    piece = figures.enlarge(figures.cut(counts, view, plane, index), view.pixels(plane), order=0)
+    share = _DARKEST + (1 - _DARKEST) * piece / max(int(counts.max(initial=0)), 1)
+    colours = mpl.colormaps[COLOURS](share)[..., :3]
+    return np.where(piece[..., None] >= 1, colours, base).astype(np.float32)
+
+
+def overlap_figure(background: Array, counts: Array, affine: Array, path: Path) -> Path:
+    """Twelve axial slices, two coronal and two sagittal ones, of counts over an anatomy.
+
+    ``background`` and ``counts`` are [x, y, z] on the grid of ``affine`` (RAS+ mm). Radiological
+    convention: the patient's left is on the right of axial and coronal panels.
+    """
+    background, ras = to_ras(background, affine)
+    counts, _ = to_ras(counts, affine)
+    shown = background > 0.1 * figures.intensity_window(background)[1]
+    view = figures.view_of(ras, shown).fitted(figures.MIXED)
+    axial = [("axial", i) for i in figures.spread(shown, "axial", 12, trim=0.1)]
+    coronal = [("coronal", i) for i in figures.spread(shown, "coronal", 2, trim=0.33)]
+    sagittal = [("sagittal", i) for i in figures.spread(shown, "sagittal", 2, trim=0.25)]
+    rows = [axial[:4], axial[4:8], axial[8:], coronal + sagittal]
+    return figures.draw([_row(background, counts, view, row) for row in rows], view, path)
+
+
+def _row(background: Array, counts: Array, view: View, slices: list[tuple[str, int]]) -> Row:
+    panels = (
+        Panel(
+            _painted(background, counts, view, plane, index),
+            plane,
+            f"{'xyz'[figures.AXIS[plane]]} {view.millimetres(plane, index):+.0f} mm",
+        )
+        for plane, index in slices
+    )
+    return Row(tuple(panels))
+
+
+def css_gradient(steps: int = 6) -> str:
+    """The colour scale from one person to all, as the stops of a CSS gradient."""
+    shares = np.linspace(_DARKEST, 1, steps)
+    return ", ".join(mpl.colors.to_hex(mpl.colormaps[COLOURS](share)) for share in shares)
