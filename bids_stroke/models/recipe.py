@@ -266,13 +266,36 @@ class Recipe:
         return replace(self, stages=tuple(s for s in self.stages if s.when != left_out))
 
     def shortened(self, *, epochs: int | None = None, iterations: int | None = None) -> "Recipe":
-        """The recipe with other numbers of epochs or of iterations an epoch in every stage."""
+        """The recipe with other numbers of epochs or of iterations an epoch in every stage.
+
+        Snapshots and restarts come at the same share of the run as before.
+        """
         asked = {"epochs": epochs, "iterations": iterations}
         given: dict[str, Any] = {k: number for k, number in asked.items() if number is not None}
         if epochs is not None:
             given["stop_after"] = None
-        stages = tuple(replace(s, schedule={**s.schedule, **given}) for s in self.stages)
-        return replace(self, schedule=replace(self.schedule, **given), stages=stages)
+        shares = [epochs / s.epochs if epochs else 1.0 for s in self._schedules()]
+        stages = tuple(
+            replace(stage, schedule={**stage.schedule, **given, **_restarts(schedule, share)})
+            for stage, schedule, share in zip(self.stages, self._schedules(), shares, strict=True)
+        )
+        snapshots = dict.fromkeys(max(1, round(n * shares[-1])) for n in self.inference.snapshots)
+        return replace(
+            self,
+            schedule=replace(self.schedule, **given),
+            stages=stages,
+            inference=replace(self.inference, snapshots=tuple(snapshots)),
+        )
+
+    def _schedules(self) -> list[Schedule]:
+        return [self.of_stage(stage).schedule for stage in self.stages]
+
+
+def _restarts(schedule: Schedule, share: float) -> dict[str, int]:
+    """Epochs between restarts in a run of that share; nothing where there are none."""
+    if schedule.name != "cosine_restarts":
+        return {}
+    return {"restart_epochs": max(1, round(schedule.restart_epochs * share))}
 
 
 Section = TypeVar("Section")
@@ -285,30 +308,68 @@ def available() -> list[str]:
 
 
 def find(recipe: str) -> Recipe:
-    """Recipe by name, or by path of a TOML file.
+    """Recipe by name, or by path of a TOML file; ``:VARIANT`` behind it takes one of its variants.
 
     Raises InputMissing where there is none and UsageError for a wrong one.
     """
-    if recipe.endswith(".toml"):
-        return load(Path(recipe))
-    if recipe not in available():
+    name, _, variant = recipe.partition(":")
+    if name.endswith(".toml"):
+        return load(Path(name), variant)
+    if name not in available():
         names = ", ".join(available())
-        raise InputMissing(f"There is no recipe '{recipe}': there are {names}, or give a file.")
-    return load(Path(str(data.path("recipes", f"{recipe}.toml"))))
+        raise InputMissing(f"There is no recipe '{name}': there are {names}, or give a file.")
+    return load(Path(str(data.path("recipes", f"{name}.toml"))), variant)
 
 
-def load(path: Path) -> Recipe:
-    """Read and check a recipe; its name is that of the file unless it states one.
+def variants(recipe: str) -> list[str]:
+    """Names of the variants of a recipe that comes with the program."""
+    return sorted(_read(Path(str(data.path("recipes", f"{recipe}.toml")))).get("variants", {}))
 
-    Raises InputMissing when it can't be read and UsageError, with the key, when it is wrong.
+
+def load(path: Path, variant: str = "") -> Recipe:
+    """Read and check a recipe; its name is that of the file, and of the variant behind it.
+
+    A file may build on another one beside it (``extends = "other.toml"``): tables are merged, other
+    values replaced; ``variants``, and a network that names its class, are replaced whole. A variant
+    builds on its file in the same way. Raises InputMissing when a file can't be read
+    and UsageError, with the key, when it is wrong.
     """
+    table = _read(path)
+    choices = table.pop("variants", {})
+    if variant:
+        _require(variant in choices, f"recipe {path} has no variant '{variant}'")
+        table = _merged(table, choices[variant])
+    name = f"{path.stem}-{variant}" if variant else path.stem
+    return from_table({"name": name, **table}, f"recipe {path}")
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables merged, other values of ``above`` instead of those of ``below``."""
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        whole = key == "variants" or (key == "network" and "class_name" in value)
+        merged[key] = _merged(merged[key], value) if both and not whole else value
+    return merged
+
+
+def _read(path: Path, above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Table of a file, over that of the file which it extends, and so on."""
+    table = _toml(path)
+    if other := table.pop("extends", ""):
+        fits = Path(other).name == other and other not in (*above, path.name)
+        _require(fits, f"recipe {path} can't extend '{other}'")
+        return _merged(_read(path.with_name(other), (*above, path.name)), table)
+    return table
+
+
+def _toml(path: Path) -> dict[str, Any]:
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputMissing(f"The recipe {path} can't be read: {error}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"The recipe {path} is not valid TOML: {error}.") from error
-    return from_table({"name": path.stem, **table}, f"recipe {path}")
 
 
 def from_table(table: Mapping[str, Any], where: str = "recipe") -> Recipe:
