@@ -1,26 +1,14 @@
 """What became of each participant, with the reason of a failure in one sentence."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bids_stroke import errors
 from bids_stroke.bids.pairs import Pair
 from bids_stroke.cli.progress import step_of
+from bids_stroke.core.crashes import Crash, read_crash
 from bids_stroke.core.files import write_text
 from bids_stroke.errors import BidsStrokeError, TryAgain
-
-_OURS = {
-    name: kind
-    for name, kind in vars(errors).items()
-    if isinstance(kind, type) and issubclass(kind, BidsStrokeError)
-}
-_NAMES = "|".join([*_OURS, r"[A-Za-z_]\w*(?:Error|Exception)"])
-_ERROR = re.compile(rf"^\s*(?:[A-Za-z_]\w*\.)*({_NAMES}): (.+)$", re.MULTILINE)
-_WRAPPER = "NodeExecutionError"
-_FULL_DISK = "No space left on device"
-_NO_MEMORY = re.compile(r"MemoryError|DefaultCPUAllocator|CUDA out of memory|OutOfMemoryError")
 
 
 @dataclass(frozen=True)
@@ -52,34 +40,23 @@ def failures(log_dir: Path, labels: Mapping[str, str]) -> list[Failure]:
 
 
 def _failure(path: Path, labels: Mapping[str, str]) -> Failure:
-    text = path.read_text(encoding="utf-8", errors="replace")
-    node = re.search(r"^Node: (\S+)", text)
-    name = node[1] if node else ""
-    workflow = next((part for part in name.split(".") if part in labels), "")
+    crash = read_crash(path.read_text(encoding="utf-8", errors="replace"))
+    workflow = next((part for part in crash.node.split(".") if part in labels), "")
     participant = path.parent.name
-    message, again = reason(text, name, path)
-    return Failure(participant, labels.get(workflow, participant), message, again)
+    return Failure(
+        participant, labels.get(workflow, participant), sentence(crash, path), crash.again
+    )
 
 
-def reason(text: str, node: str, path: Path) -> tuple[str, bool]:
-    """One sentence for a crash file, and whether to try again with more memory or disk."""
-    text = text.rpartition("Traceback (most recent call last)")[2]
-    found = [one for one in _ERROR.findall(text) if one[0] != _WRAPPER]
-    known = [(_OURS[name], message) for name, message in found if name in _OURS]
-    if known:
-        kind, message = known[-1]
-        return message.strip(), issubclass(kind, TryAgain)
-    if _FULL_DISK in text:
-        return f"The disk is full: free some space and run again (see {path}).", True
-    if _NO_MEMORY.search(text):
-        return f"Memory ran out in the step {step_of(node)}: give more (see {path}).", True
-    last = ": ".join(found[-1]) if found else _last_line(text)
-    return f"Unexpected error in the step {step_of(node)}: {last.strip()} (see {path}).", False
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "no message"
+def sentence(crash: Crash, path: Path) -> str:
+    """One sentence for the terminal; where the error is none of ours it names the crash file."""
+    if crash.expected and crash.kind:
+        return crash.message
+    step = step_of(crash.node)
+    if crash.expected:
+        return f"{crash.message.rstrip('.')} (step {step}, see {path})."
+    what = f"{crash.kind}: {crash.message}" if crash.kind else crash.message
+    return f"Unexpected error in the step {step}: {what} (see {path})."
 
 
 def exit_code(failed: Sequence[Failure]) -> int:

@@ -9,10 +9,11 @@ from bids_stroke.cli.outcome import (
     Failure,
     exit_code,
     failures,
-    reason,
+    sentence,
     summary_lines,
     write_refusal,
 )
+from bids_stroke.core.crashes import read_crash
 from bids_stroke.errors import UnusableData
 
 NODE = "bids_stroke_wf.sub_01_wf.preproc_wf.n4_t1w"
@@ -26,9 +27,13 @@ INNER = "\nTraceback:\n\tTraceback (most recent call last):\n\t  File y\n"
     [
         ("\tbids_stroke.errors.UnusableData: /a/b.nii is empty.\n", "/a/b.nii is empty.", False),
         ("\tTryAgain: The disk is full.\n", "The disk is full.", True),
-        ("\tOSError: [Errno 28] No space left on device\n", "The disk is full: free", True),
-        ("\tMemoryError\n", "Memory ran out in the step N4", True),
-        ("\ttorch.OutOfMemoryError: CUDA out of memory. Tried\n", "Memory ran out in", True),
+        (
+            "\tOSError: [Errno 28] No space left on device\n",
+            "The disk is full: free some space and run again (step N4, see",
+            True,
+        ),
+        ("\tMemoryError\n", "Memory ran out: give more, or lower --nprocs (step N4, see", True),
+        ("\ttorch.OutOfMemoryError: CUDA out of memory. Tried\n", "Memory ran out: give", True),
         ("\tValueError: odd\n", "Unexpected error in the step N4: ValueError: odd (see", False),
         ("\tSomething else\n", "Unexpected error in the step N4: Something else (see", False),
         (
@@ -40,9 +45,10 @@ INNER = "\nTraceback:\n\tTraceback (most recent call last):\n\t  File y\n"
     ],
 )
 def test_reason(last: str, expected: str, again: bool) -> None:
-    message, more = reason(HEAD + TRACE + INNER + last, NODE, Path("/logs/crash.txt"))
-    assert message.startswith(expected)
-    assert more is again
+    crash = read_crash(HEAD + TRACE + INNER + last)
+    assert crash.node == NODE
+    assert sentence(crash, Path("/logs/crash.txt")).startswith(expected)
+    assert crash.again is again
 
 
 def test_failures_name_the_session(tmp_path: Path) -> None:
