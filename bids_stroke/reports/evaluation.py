@@ -26,6 +26,8 @@ MANUAL = "reference masks"
 LOST_SHARE = 0.2
 """A reference of which more than this lies off the image is that of another space."""
 PARALLEL_FROM = 8
+FEW_VALUES = 5
+"""A column with more different numbers is given by its quartiles."""
 
 RUN = {"run": "Run: the output folder itself, or the name of another one that was compared."}
 METRIC_COLUMNS = {
@@ -228,7 +230,7 @@ def grouped(table: pd.DataFrame, participants: pd.DataFrame, by: Sequence[str]) 
 def _categories(values: pd.Series) -> pd.Series:
     """Values as they are, or in quartiles where they are many numbers."""
     numbers = pd.to_numeric(values, errors="coerce")
-    if numbers.notna().sum() < values.notna().sum() or numbers.nunique() <= 8:
+    if numbers.notna().sum() < values.notna().sum() or numbers.nunique() <= FEW_VALUES:
         return values
     quartile = pd.qcut(numbers, 4, duplicates="drop")
     text = {each: f"over {each.left:g}, to {each.right:g}" for each in quartile.cat.categories}

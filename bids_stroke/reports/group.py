@@ -49,6 +49,7 @@ class Cohort:
     judged: Mapping[str, pd.DataFrame]
     overlap: CohortMap | None
     strata: tuple[str, ...] = ()
+    bootstraps: int = stats.RESAMPLES
     problems: list[str] = field(default_factory=list)
 
 
@@ -132,6 +133,7 @@ def gather(
         judged=judged,
         overlap=mapped,
         strata=options.strata,
+        bootstraps=options.bootstraps,
         problems=[*problems, *unpaired, *(mapped.left_out if mapped else ())],
     )
 

@@ -70,6 +70,7 @@ def write_page(cohort: Cohort) -> Path:
         three_d=three_d,
         gradient=css_gradient(),
         statistics=_cohort_statistics(cohort),
+        bootstraps=cohort.bootstraps,
         convention=boilerplate.text("evaluate"),
         **_evaluation(cohort),
         **_longitudinal(cohort),
@@ -218,7 +219,8 @@ def _summary(table: pd.DataFrame, cohort: Cohort) -> list[dict[str, Any]]:
     rows = []
     for metric in SUMMARY:
         of = table[table["metric"] == metric]
-        for run in [run for run in cohort.judged if (of["run"] == run).any()]:
+        runs = [run for run in cohort.judged if (of["run"] == run).any()]
+        for run in runs:
             mine = of[of["run"] == run].set_index(["grouping", "stratum"])
             meaning = metrics.COLUMNS.get(metric, MICRO_MEANING)
             rows.append(
@@ -226,6 +228,7 @@ def _summary(table: pd.DataFrame, cohort: Cohort) -> list[dict[str, Any]]:
                     "name": metric,
                     "meaning": meaning,
                     "run": run,
+                    "first": run == runs[0],
                     "all": _told(mine, ("all", "all")),
                     "with_lesion": _told(mine, ("lesion", "with a lesion")),
                 }
@@ -294,10 +297,16 @@ def _plots(cohort: Cohort) -> list[dict[str, Any]]:
 
     return [
         {
-            "title": "Predicted against reference volume",
+            "title": "Predicted against reference volume, with the line of least squares",
             "x": "Reference volume (mL, logarithmic)",
             "y": "Predicted volume (mL, logarithmic)",
-            "plot": scatter(points(reference, predicted), log_x=True, log_y=True, diagonal=True),
+            "plot": scatter(
+                points(reference, predicted),
+                log_x=True,
+                log_y=True,
+                diagonal=True,
+                line=(volumes["slope"], volumes["intercept_ml"]),
+            ),
         },
         {
             "title": "Bland-Altman: difference against mean of both volumes",

@@ -72,7 +72,8 @@ def render(template: str, path: Path, **values: Any) -> Path:
     """Fill a template of ``data/templates`` and write the page atomically.
 
     ``libraries`` are scripts that only some pages need, ``licences`` pairs of the name and the
-    licence of what they carry (``viewer.assets()`` gives both).
+    licence of what they carry (``viewer.assets()`` gives both). ``connect`` is what the page may
+    load besides itself: a source of the Content-Security-Policy.
     """
     common = {
         "style": asset("page.css") + asset("viewer.css"),
@@ -81,5 +82,6 @@ def render(template: str, path: Path, **values: Any) -> Path:
         "written": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         "libraries": (),
         "licences": (),
+        "connect": "'none'",
     }
     return write_text(Path(path), fragment(template, **(common | values)))

@@ -1,17 +1,29 @@
 """The page of a participant, from files on disk only."""
 
+import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from markupsafe import Markup
+from nibabel.filebasedimages import ImageFileError
 
+from bids_stroke.bids.ratings import LEVELS
 from bids_stroke.core.files import read_json
-from bids_stroke.reports import collect
+from bids_stroke.reports import collect, layers, resources
 from bids_stroke.reports.citation import methods_html
 from bids_stroke.reports.collect import Failure, Session
-from bids_stroke.reports.pages import duration, millilitres, render
+from bids_stroke.reports.histogram import Histogram, histogram
+from bids_stroke.reports.layers import Images
+from bids_stroke.reports.model import model_page_name, write_model_page
+from bids_stroke.reports.pages import asset, millilitres, render
+from bids_stroke.reports.rating import rating_data
+from bids_stroke.reports.viewer import MAX_BYTES, as_json
+from bids_stroke.reports.viewer import assets as viewer_assets
+
+Place = tuple[float, float, float]
+Row = dict[str, str]
 
 TABLE_COLUMNS = {
     "index": "Lesion",
@@ -21,7 +33,22 @@ TABLE_COLUMNS = {
     "max_probability": "Highest",
     "centroid": "Centre x, y, z (mm)",
 }
+MORE_COLUMNS = {
+    "members_share": "Members that see it",
+    "disagreement": "Disagreement (SD)",
+    "hemisphere": "Hemisphere",
+    "lobe": "Lobe",
+    "region": "Region",
+    "depth": "Depth",
+    "super_region": "Part of the brain",
+    "territory": "Territory",
+    "ventricle_distance_mm": "To the ventricles (mm)",
+}
+"""Columns that are shown where the table has them."""
 ONE_SIDED = 0.9
+PAGE_BYTES = 14_000_000
+LIBRARY_BYTES = 2_700_000
+LEAST_BYTES = 400_000
 
 
 def _side(table: pd.DataFrame) -> str:
@@ -56,22 +83,48 @@ def confidence(session: Session) -> str:
     return f"{mean:.2f}"
 
 
-def lesion_rows(table: pd.DataFrame) -> list[dict[str, str]]:
-    """Rows of a lesion table as text, by the columns of TABLE_COLUMNS."""
-    rows = []
-    for row in table.to_dict("records"):
-        centre = ", ".join(f"{row[f'centroid_{axis}']:.0f}" for axis in "xyz")
-        rows.append(
-            {
-                "index": str(row["index"]),
-                "volume_mm3": millilitres(row["volume_mm3"] / 1000),
-                "side": str(row["side"]),
-                "mean_probability": f"{row['mean_probability']:.2f}",
-                "max_probability": f"{row['max_probability']:.2f}",
-                "centroid": centre,
-            }
-        )
-    return rows
+def verdict(session: Session) -> str:
+    """What goes with the answer in its line: mean probability and the number of flags."""
+    sure = confidence(session)
+    count = Counter(flag["severity"] for flag in session.record["flags"])
+    flags = [f"{n} {word}{'s' if n > 1 else ''}" for word, n in sorted(count.items(), reverse=True)]
+    parts = [f"mean probability {sure}"] if sure else []
+    return ", ".join([*parts, *(flags or ["no flags"])])
+
+
+def table_columns(table: pd.DataFrame) -> dict[str, str]:
+    """Columns of the page's table of lesions: the usual ones, and those that the table has."""
+    more = {name: title for name, title in MORE_COLUMNS.items() if name in table}
+    return {**TABLE_COLUMNS, **more}
+
+
+def lesion_rows(table: pd.DataFrame, places: Mapping[int, Place] | None = None) -> list[Row]:
+    """Rows of a lesion table as text, by the columns of ``table_columns``.
+
+    ``places`` are points in mm by the number of the lesion, to which the viewer jumps.
+    """
+    return [_lesion_row(row, table, places or {}) for row in table.to_dict("records")]
+
+
+def _lesion_row(row: Mapping[str, Any], table: pd.DataFrame, places: Mapping[int, Place]) -> Row:
+    centre = ", ".join(f"{row[f'centroid_{axis}']:.0f}" for axis in "xyz")
+    place = places.get(int(row["index"]))
+    return {
+        "index": str(row["index"]),
+        "volume_mm3": millilitres(row["volume_mm3"] / 1000),
+        "side": str(row["side"]),
+        "mean_probability": f"{row['mean_probability']:.2f}",
+        "max_probability": f"{row['max_probability']:.2f}",
+        "centroid": centre,
+        **{name: _cell(row[name]) for name in MORE_COLUMNS if name in table},
+        "mm": ",".join(map(str, place)) if place else "",
+    }
+
+
+def _cell(value: Any) -> str:
+    if pd.isna(value):
+        return "n/a"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 def _inputs(record: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -127,37 +180,81 @@ def _views(session: Session, names: Mapping[str, str]) -> list[dict[str, Any]]:
     ]
 
 
-def _steps(seconds: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Steps by share of the time, for a bar each."""
-    longest = max(seconds.values(), default=0.0) or 1.0
-    return [
-        {"step": step, "time": duration(value), "share": round(100 * value / longest, 1)}
-        for step, value in sorted(seconds.items(), key=lambda item: -item[1])
-    ]
+def _corrections(session: Session) -> dict[str, list[dict[str, Any]]]:
+    """Views of the bias correction of each modality that has some."""
+    names = {"n4before": "Before", "n4after": "After", "n4field": "Bias field"}
+    views = {
+        modality: _views(session, {f"{desc}_{modality}": name for desc, name in names.items()})
+        for modality in session.record["inputs"]
+    }
+    return {modality: pictures for modality, pictures in views.items() if pictures}
+
+
+def _images(output_dir: Path, session: Session) -> tuple[Images | None, str]:
+    """Images of a session, or None with a sentence where a file of them is damaged."""
+    try:
+        return layers.load(output_dir, session), ""
+    except (OSError, EOFError, ValueError, zlib.error, ImageFileError) as error:
+        return None, f"The viewer is left out, because an image can't be read: {error}"
+
+
+def _histograms(images: Images) -> list[Histogram]:
+    """Intensities of each image within the brain."""
+    if "brain" not in images.arrays:
+        return []
+    brain, lesions = images.arrays["brain"], images.arrays["lesions"]
+    drawn = [histogram(name, images.arrays[name], brain, lesions) for name in images.modalities]
+    return [one for one in drawn if one]
+
+
+def _seen(output_dir: Path, session: Session, linked: bool, max_bytes: int) -> dict[str, Any]:
+    """What is made of the images themselves: viewer, histograms, places of the lesions."""
+    images, trouble = _images(output_dir, session)
+    if images is None:
+        return {"viewer": "", "trouble": trouble, "places": {}, "histograms": []}
+    places = layers.places(images)
+    viewer = layers.session_viewer(
+        session,
+        images,
+        f"viewer-{session.label}",
+        linked=linked,
+        max_bytes=max_bytes,
+        points=[places[number] for number in sorted(places)],
+    )
+    shown = places if images.space == session.reference else {}
+    return {
+        "viewer": viewer,
+        "trouble": "",
+        "places": shown,
+        "histograms": _histograms(images),
+    }
 
 
 def _section(
-    session: Session, seconds: Mapping[str, float], failed: Sequence[Failure]
+    session: Session, log_dir: Path | None, failed: Sequence[Failure], seen: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Everything that the template shows of one session."""
     record = session.record
     return {
+        **seen,
         "label": session.label,
         "answer": answer(session),
-        "confidence": confidence(session),
+        "verdict": verdict(session),
+        "model_page": model_page_name(record["model"]),
+        "rating": as_json(rating_data(session)),
         "flags": record["flags"],
         "record": record,
         "reference": session.reference,
         "inputs": _inputs(record),
         "registration": _registration(record),
-        "columns": TABLE_COLUMNS,
-        "rows": lesion_rows(session.table),
+        "columns": table_columns(session.table),
+        "rows": lesion_rows(session.table, seen["places"]),
         "lesions": _views(session, {"lesions_dseg": "Outlined", "plain_dseg": "Plain"}),
         "brains": _views(session, {"brain_T1w": "T1w", "brain_FLAIR": "FLAIR"}),
         "moved": _views(session, {"before_xfm": "Before", "after_xfm": "After"}),
-        "n4": _views(session, {"n4_T1w": "T1w", "n4_FLAIR": "FLAIR"}),
-        "steps": _steps(seconds),
-        "total": duration(sum(seconds.values())) if seconds else "",
+        "n4": _corrections(session),
+        "steps": resources.steps(log_dir, session.label),
+        "total": resources.total(log_dir, session.label),
         "failures": failed,
     }
 
@@ -172,35 +269,57 @@ def _generated_by(output_dir: Path) -> list[Mapping[str, Any]]:
     return read_json(path).get("GeneratedBy", []) if path.is_file() else []
 
 
-def _methods(output_dir: Path) -> Markup:
-    """Methods text of the last run as safe HTML."""
-    path = output_dir / "logs" / "CITATION.md"
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    return methods_html(text, level=3)
+def _citation(output_dir: Path, suffix: str) -> str:
+    """Text of ``logs/CITATION.*`` of the last run; empty where there is none."""
+    path = output_dir / "logs" / f"CITATION{suffix}"
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
-def write_participant_report(output_dir: Path, subject: str, log_dir: Path | None = None) -> Path:
+def _bytes_for_images(found: Sequence[Session]) -> int:
+    """Bytes that the images of one session may take, so that the page stays under its limit."""
+    figures = sum(path.stat().st_size for s in found for path in s.figures.values()) * 4 // 3
+    left = (PAGE_BYTES - LIBRARY_BYTES - figures) // max(len(found), 1)
+    return min(max(left, LEAST_BYTES), MAX_BYTES)
+
+
+def write_participant_report(
+    output_dir: Path, subject: str, log_dir: Path | None = None, *, linked: bool = False
+) -> Path:
     """Write ``sub-<subject>.html``: one file without any address outside it.
 
-    Reads the quality records, figures and tables of the participant in ``output_dir``, and crash
-    files and times in ``log_dir`` (default: the newest folder in ``logs``). ``subject`` may have
-    its ``sub-``. Returns the path of the page.
+    Reads the quality records, figures, tables and images of the participant in ``output_dir``, and
+    crash files and times in ``log_dir`` (default: the newest folder in ``logs``). ``subject`` may
+    have its ``sub-``. Reduced images are written into the page, so that it stays under 15 MB;
+    ``linked`` leaves them out and links the full files. The pages of the models are written beside
+    it. Returns the path of the page.
     """
     output_dir, subject = Path(output_dir), subject.removeprefix("sub-")
     log_dir = log_dir or collect.newest_log(output_dir)
     found, failed = collect.sessions(output_dir, subject), collect.failures(log_dir, subject)
-    seconds = collect.timing(log_dir)
+    max_bytes = _bytes_for_images(found)
     sections = [
-        _section(s, seconds.get(s.label, {}), [f for f in failed if _belongs(f, s.label)])
+        _section(
+            s,
+            log_dir,
+            [f for f in failed if _belongs(f, s.label)],
+            _seen(output_dir, s, linked, max_bytes),
+        )
         for s in found
     ]
-    orphans = [f for f in failed if not any(_belongs(f, s.label) for s in found)]
+    for session in found:
+        write_model_page(output_dir, session.record["model"])
+    values = dict(viewer_assets(one["viewer"] for one in sections))
+    values["libraries"] = [*values.get("libraries", ()), asset("rating.js")] if found else ()
     return render(
         "participant.html.j2",
         output_dir / f"sub-{subject}.html",
         subject=subject,
         sections=sections,
-        failures=orphans,
-        methods=_methods(output_dir),
+        levels=LEVELS,
+        failures=[f for f in failed if not any(_belongs(f, s.label) for s in found)],
+        methods=methods_html(_citation(output_dir, ".md"), level=3),
+        bibtex=_citation(output_dir, ".bib"),
         generated_by=_generated_by(output_dir),
+        connect="'self'" if linked else "'none'",
+        **values,
     )

@@ -62,10 +62,11 @@ class Plot:
 
 @dataclass(frozen=True)
 class Scatter:
-    """Points of two numbers, with lines across; ``path`` holds those that are no links."""
+    """Points of two numbers, with lines across and a curve; ``path`` holds what is no link."""
 
     dots: tuple[Dot, ...]
     path: str
+    curve: str
     lines: tuple[tuple[float, float, float, float, str], ...]
     x_ticks: tuple[tuple[float, str], ...]
     y_ticks: tuple[tuple[float, str], ...]
@@ -204,10 +205,11 @@ def scatter(
     log_y: bool = False,
     levels: Sequence[tuple[float, str]] = (),
     diagonal: bool = False,
+    line: tuple[float, float] | None = None,
     x_range: tuple[float, float] | None = None,
     y_range: tuple[float, float] | None = None,
 ) -> Scatter:
-    """Points of (x, y), ``levels`` as lines across, and the line of equal values.
+    """Points of (x, y), ``levels`` across, the line of equal values, and ``line`` (slope, start).
 
     With a diagonal both axes have one range, unless ranges are given. Points that are not finite
     are left out.
@@ -227,8 +229,28 @@ def scatter(
         lines.append((x_axis.start, y_axis.start, x_axis.end, y_axis.end, ""))
     path = "" if linked else "".join(f"M{d.x:.1f} {d.y:.1f}h0" for d in dots)
     return Scatter(
-        tuple(dots) if linked else (), path, tuple(lines), x_axis.ticks(), y_axis.ticks()
+        tuple(dots) if linked else (),
+        path,
+        _curve(line, x_axis, y_axis) if line and known else "",
+        tuple(lines),
+        x_axis.ticks(),
+        y_axis.ticks(),
     )
+
+
+def _curve(line: tuple[float, float], x_axis: Axis, y_axis: Axis, steps: int = 60) -> str:
+    """A straight line as the axes show it, where it lies within them."""
+    slope, start = line
+    if not (math.isfinite(slope) and math.isfinite(start)):
+        return ""
+    shares = (i / steps for i in range(steps + 1))
+    if x_axis.log:
+        xs = [x_axis.low * (x_axis.high / x_axis.low) ** share for share in shares]
+    else:
+        xs = [x_axis.low + share * (x_axis.high - x_axis.low) for share in shares]
+    inside = [(x, y) for x in xs if y_axis.low <= (y := slope * x + start) <= y_axis.high]
+    places = [f"{x_axis.at(x):.1f} {y_axis.at(y):.1f}" for x, y in inside]
+    return f"M{'L'.join(places)}" if places else ""
 
 
 def _limits(values: Sequence[float], log: bool) -> tuple[float, float]:
