@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--start", type=Path, help="checkpoint.pth of a run to begin from")
     args = parser.parse_args()
     recipe, network = read_recipe(args.recipe)
     limit = {"seconds": args.minutes * 60} if args.minutes else {}
@@ -47,6 +48,8 @@ def main() -> None:
     samples = Recipe(patch=network.patch[::-1], spacing=network.spacing, **recipe["samples"])
     torch.set_num_threads(args.threads)
     trainer = Trainer(network, schedule, args.run)
+    if args.start:
+        trainer.begin_from(args.start)
     if args.resume:
         trainer.resume()
     shapes = load_shapes(args.run / "lesions.npz", "train")

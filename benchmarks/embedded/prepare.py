@@ -145,6 +145,14 @@ def prepare_ms_raw(out: Path, shared: Path, near: Volume, template: Volume) -> N
     save(out, "sub-04", t1w, flair, tissues, brain, ignore, near)
 
 
+def prepare_colin(out: Path, folder: Path, near: Volume) -> None:
+    """Colin27, one man scanned 27 times, skull-stripped on the MNI grid; it has no FLAIR."""
+    t1w = to_grid(nib.load(folder / "ch2bet.nii.gz"))
+    brain = ndimage.binary_fill_holes(ndimage.binary_opening(t1w > 5))
+    nothing = np.zeros(SHAPE, bool)
+    save(out, "colin", zscore(t1w, brain), None, tissues_of(t1w, brain), brain, nothing, near)
+
+
 def save(
     out: Path,
     name: str,
@@ -229,6 +237,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("shared", type=Path, help="folder of the shared data")
     parser.add_argument("out", type=Path, help="folder for the prepared arrays")
+    parser.add_argument("--colin", type=Path, help="Debian's mricron-data: folder of ch2bet.nii.gz")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     maps = template_maps()
@@ -236,6 +245,8 @@ def main() -> None:
     near = np.load(args.out / "anatomy_template.npz")["ventricle"].astype(np.float32)
     prepare_ms_mni(args.out, args.shared, near)
     prepare_ms_raw(args.out, args.shared, near, maps["t1"])
+    if args.colin:
+        prepare_colin(args.out, args.colin, near)
     prepare_lesions(args.out, args.shared)
 
 

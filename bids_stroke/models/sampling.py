@@ -61,6 +61,7 @@ class Recipe:
     brain_ml: tuple[float, float] = (1000.0, 1800.0)  # brains are scaled to such volumes
     synthetic_contrast: float = 0.4
     white_matter_disease: float = 0.35
+    flowing_fluid: float = 0.3
     both_channels: float = 0.5
     t1w_only: float = 0.25
 
@@ -111,11 +112,14 @@ class Sampler:
         points = self._points(anatomy, lesions, rng)
         patches = dict(zip(VOLUMES, pull(anatomy.volumes, points), strict=True))
         brain = patches["brain"] > 0.5
-        soft = [np.clip(m, 0, 1) * brain for m in pull(torch.from_numpy(lesions), points)]
+        tissue = brain & ~open_fluid(patches["csf"])
+        soft = [np.clip(m, 0, 1) * tissue for m in pull(torch.from_numpy(lesions), points)]
         channels = self._channels(rng)
         images = self._images(anatomy, patches, rng)
         if rng.random() < self.recipe.white_matter_disease:
             images = white_matter_disease(images, patches, rng)
+        if rng.random() < self.recipe.flowing_fluid:
+            images["FLAIR"] = flowing_fluid(images["FLAIR"], patches["csf"], rng)
         images = self._paint(images, soft, brain, channels, rng)
         image = finish(images, brain, rng)
         image[[name not in channels for name in MODALITIES]] = 0
@@ -210,12 +214,15 @@ class Sampler:
         channels: tuple[str, ...],
         rng: np.random.Generator,
     ) -> Patches:
-        """Paint each lesion; a small one is sub-acute as a rule, one seen on T1w alone is clear."""
+        """Paint each lesion; a small one is sub-acute as a rule.
+
+        One that is small or seen on T1w alone is clear: what can't be seen teaches nothing.
+        """
         for lesion in lesions:
             ml = lesion.sum() * self.recipe.spacing**3 / 1000
             chronic = 0.25 if ml < 0.5 else 0.8 if channels == ("T1w",) else 0.5
             stage: synthesis.Stage = "chronic" if rng.random() < chronic else "subacute"
-            strength = rng.uniform(0.6 if channels == ("T1w",) else 0.35, 1.0)
+            strength = rng.uniform(0.6 if channels == ("T1w",) or ml < 0.5 else 0.35, 1.0)
             images = synthesis.paint(
                 images, lesion, rng, stage=stage, brain=brain, strength=strength
             )
@@ -259,6 +266,25 @@ def white_matter_disease(images: Patches, patches: Patches, rng: np.random.Gener
     return {name: np.add(images[name], change[name] * extent, dtype=np.float32) for name in change}
 
 
+def open_fluid(csf: Float3D) -> NDArray[np.bool_]:
+    """Ventricles and wide cisterns, where no reader draws a lesion."""
+    return ndimage.gaussian_filter(csf, 1.0) > 0.6
+
+
+def flowing_fluid(flair: Float3D, csf: Float3D, rng: np.random.Generator) -> Float3D:
+    """Fluid that FLAIR failed to null: bright in cisterns and ventricles, and no stroke."""
+    noise = fields.smooth_field(csf.shape, rng, rng.uniform(4, 12))
+    where = np.clip((noise - rng.uniform(0.3, 1.5)) / 0.5, 0, 1) * np.clip(csf, 0, 1)
+    return np.add(flair, rng.uniform(0.2, 0.7) * where, dtype=np.float32)
+
+
+def outside_brain(shape: tuple[int, ...], rng: np.random.Generator) -> Float3D:
+    """Skull, dura and fat, of which a fallible mask lets a rim in: dark or bright, uneven."""
+    level = rng.uniform(0.0, 0.5) if rng.random() < 0.6 else rng.uniform(0.5, 1.4)
+    texture = fields.smooth_field(shape, rng, rng.uniform(2, 6))
+    return np.clip(level * (1 + 0.4 * texture), 0, None).astype(np.float32)
+
+
 def _label(
     lesions: Sequence[Float3D], ignore: Float3D, brain: NDArray[np.bool_]
 ) -> NDArray[np.int8]:
@@ -293,8 +319,7 @@ def finish(
     channels = []
     mask = fallible_mask(brain, rng)
     for name in MODALITIES:
-        outside = np.float32(rng.uniform(0.0, 0.5))
-        image = scan(np.where(brain, images[name], outside), rng)
+        image = scan(np.where(brain, images[name], outside_brain(brain.shape, rng)), rng)
         if name == "FLAIR" and rng.random() < 0.3:
             image = ndimage.shift(image, rng.normal(0, 0.4, 3), order=1, mode="nearest")
         channels.append(standardise(image, mask, rng))
@@ -302,11 +327,13 @@ def finish(
 
 
 def fallible_mask(brain: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.bool_]:
-    """A brain mask as brain extraction gives it: right, or a voxel too small or too large."""
+    """A brain mask as brain extraction gives it: right, a voxel too small, up to two too large."""
     draw = rng.random()
     if draw < 0.2:
         return ndimage.binary_erosion(brain)
-    return ndimage.binary_dilation(brain) if draw < 0.35 else brain
+    if draw > 0.5:
+        return brain
+    return ndimage.binary_dilation(brain, iterations=1 if draw < 0.4 else 2)
 
 
 def standardise(image: Float3D, mask: NDArray[np.bool_], rng: np.random.Generator) -> Float3D:

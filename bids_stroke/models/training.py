@@ -277,6 +277,12 @@ class Trainer:
         with atomic_path(self.folder / "checkpoint.pth") as temporary:
             torch.save(state, temporary)
 
+    def begin_from(self, checkpoint: Path) -> None:
+        """Start with the averaged weights of another run of the same network, at any spacing."""
+        weights = torch.load(checkpoint, weights_only=True)["average"]
+        self.model.load_state_dict(weights)
+        self.average.load_state_dict(weights)
+
     def resume(self) -> None:
         """Go on from ``checkpoint.pth``."""
         state = torch.load(self.folder / "checkpoint.pth", weights_only=True)

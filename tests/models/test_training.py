@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from bids_stroke.core import synthesis
 from bids_stroke.models import sampling, training
@@ -96,6 +98,66 @@ def test_patches_stay_on_the_brain(sampler):
     centre = sampling.within(np.array([0.0, 99, 0]), size, anatomy)
     np.testing.assert_allclose(centre[:2] + [-8, 8], anatomy.box[[0, 1], [0, 1]] + [-4, 4])
     assert centre[2] == pytest.approx(anatomy.box[:, 2].mean())
+
+
+def ball(radius: float, side: int = 24) -> np.ndarray:
+    points = np.indices((side,) * 3) - (side - 1) / 2
+    return np.linalg.norm(points, axis=0) < radius
+
+
+def test_open_fluid_is_wide_fluid_only():
+    csf = ball(6).astype(np.float32)
+    csf[:, 2, :] = 1  # a sulcus of one voxel
+    fluid = sampling.open_fluid(csf)
+    assert fluid[12, 12, 12] and not fluid[:, 2, :].any() and not fluid[2, 2, 2]
+
+
+def test_no_lesion_fills_wide_fluid(sampler, monkeypatch):
+    sampler.recipe = replace(sampler.recipe, lesion_ml=(3.0, 5.0), lesion_free=0.0)
+    seen = []
+    real = sampling.open_fluid
+    monkeypatch.setattr(sampling, "open_fluid", lambda csf: seen.append(real(csf)) or seen[-1])
+    for seed in range(12):
+        _, label = sampler.sample(np.random.default_rng(seed))
+        assert not (label.transpose(2, 1, 0) == 1)[seen[-1]].any()
+    assert any(fluid.any() for fluid in seen)
+
+
+def test_flowing_fluid_brightens_fluid_alone():
+    csf, flair = ball(6).astype(np.float32), np.full((24,) * 3, 0.2, np.float32)
+    changes = [
+        sampling.flowing_fluid(flair, csf, np.random.default_rng(seed)) - flair for seed in range(9)
+    ]
+    assert all((change >= 0).all() and not change[csf == 0].any() for change in changes)
+    assert max(change.max() for change in changes) > 0.2
+
+
+def test_what_lies_outside_the_brain_is_dark_or_bright():
+    means = [
+        sampling.outside_brain((12,) * 3, np.random.default_rng(seed)).mean() for seed in range(30)
+    ]
+    assert min(means) >= 0 and min(means) < 0.3 and max(means) > 0.8
+
+
+def test_a_fallible_mask_is_a_little_small_or_large():
+    brain = ball(7)
+    sizes = {
+        int(sampling.fallible_mask(brain, np.random.default_rng(seed)).sum()) for seed in range(40)
+    }
+    steps = [ndimage.binary_dilation(brain, iterations=n).sum() for n in (1, 2)]
+    assert sizes == {ndimage.binary_erosion(brain).sum(), brain.sum(), *steps}
+
+
+def test_a_run_can_begin_with_the_weights_of_another(sampler, tmp_path):
+    first = training.Trainer(SMALL, training.Schedule(iterations=2), tmp_path)
+    first.run(batches(sampler))
+    (tmp_path / "next").mkdir()
+    wider = replace(SMALL, patch=(24,) * 3, spacing=1.0)
+    second = training.Trainer(wider, training.Schedule(seed=3), tmp_path / "next")
+    second.begin_from(tmp_path / "checkpoint.pth")
+    assert second.iteration == 0
+    for key, value in first.average.state_dict().items():
+        torch.testing.assert_close(second.model.state_dict()[key], value)
 
 
 def test_dice_by_sample_leaves_ignored_voxels_out():
