@@ -17,6 +17,14 @@ from bids_stroke.errors import InputMissing, UsageError
 
 LEVELS = ("participant", "group", "train")
 SPACES = ("T1w", "FLAIR")
+TEMPLATES = (
+    "MNI152NLin2009aSym",
+    "MNI152NLin2009aAsym",
+    "MNI152NLin2009cSym",
+    "MNI152NLin2009cAsym",
+    "MNI152NLin6Sym",
+    "MNI152NLin6Asym",
+)
 FILTER_KEYS = ("t1w", "flair", "mask")
 EXPORTS = ("fmriprep",)
 EXCLUDE = ("fail", "doubtful", "none")
@@ -64,7 +72,12 @@ class Processing:
 
     brain_extraction: str = field(default="auto", metadata={"choices": BRAIN_EXTRACTION})
     hdbet_weights: Path | None = None
-    output_spaces: tuple[str, ...] = field(default=SPACES, metadata={"choices": SPACES})
+    output_spaces: tuple[str, ...] = field(
+        default=SPACES, metadata={"choices": (*SPACES, *TEMPLATES)}
+    )
+    atlases: Mapping[str, Path] = field(default_factory=dict)
+    atlas_threshold: float = 0.25
+    tract_cutoffs: tuple[float, ...] = (2.0, 7.0)
     random_seed: int = 1
     sloppy: bool = False
 

@@ -229,8 +229,39 @@ def _add_processing(group: argparse._ArgumentGroup) -> None:
         "--output-spaces",
         dest="processing.output_spaces",
         nargs="+",
-        choices=config.SPACES,
-        help="grids on which results are written (default: T1w FLAIR)",
+        choices=(*config.SPACES, *config.TEMPLATES),
+        metavar="SPACE",
+        help="grids on which results are written: T1w, FLAIR, and one template of "
+        f"{', '.join(config.TEMPLATES)}; the first comes with the program, the others are taken "
+        "from TemplateFlow's folder; a template adds about a minute a session, and tells where "
+        "the lesions are (default: T1w FLAIR)",
+    )
+    group.add_argument(
+        "--atlas",
+        dest="processing.atlases",
+        metavar="NAME=FILE",
+        nargs="+",
+        action=_NamedPaths,
+        help="atlases in MNI space (repeatable): labels or probability maps in NIfTI with a TSV "
+        "of index and name beside them; those named lobe, region, super_region, territory and "
+        "tract take that place in the tables",
+    )
+    group.add_argument(
+        "--atlas-threshold",
+        dest="processing.atlas_threshold",
+        metavar="P",
+        type=_number(0, 1, exclusive=True),
+        help="probability from which on a voxel belongs to a region of a probabilistic atlas "
+        "(default: 0.25)",
+    )
+    group.add_argument(
+        "--tract-cutoffs",
+        dest="processing.tract_cutoffs",
+        metavar="ML",
+        nargs=2,
+        type=_number(0),
+        help="weighted lesion load of the corticospinal tract, in millilitres, from which on "
+        "severity is medium, and large (default: 2 7)",
     )
     group.add_argument(
         "--random-seed",
@@ -578,6 +609,9 @@ def _complete(table: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     for section, key in PATHS:
         if key in table.get(section, {}):
             table[section][key] = _absolute(table[section][key])
+    processing = table.get("processing", {})
+    if "atlases" in processing:
+        processing["atlases"] = {k: _absolute(path) for k, path in processing["atlases"].items()}
     derivatives = table["dataset"].get("derivatives", {})
     table["dataset"]["derivatives"] = {k: _absolute(path) for k, path in derivatives.items()}
     group = table.get("group", {})

@@ -118,12 +118,14 @@ def qc_record(
     lesions: Mapping[str, Mapping[str, Any]],
     flags: Iterable[Flag],
     versions: Mapping[str, str],
+    normalization: Mapping[str, Any] | None = None,
+    location: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The record of one session, from which reports and group tables are made.
 
     ``inputs`` maps each modality to ``{"file", "conform", "brain"}``, ``lesions`` each space to
     ``{"count", "volume_ml"}``; ``reference`` is the space that the reports show first. Warnings
-    come before notes.
+    come before notes. ``normalization`` and ``location`` are there with a template only.
     """
     ordered = sorted(flags, key=lambda flag: flag.severity != "warning")
     return {
@@ -133,6 +135,8 @@ def qc_record(
         "reason": reason,
         "reference": reference,
         "registration": dict(registration) if registration else None,
+        **({"normalization": dict(normalization)} if normalization else {}),
+        **({"location": dict(location)} if location else {}),
         "model": dict(model),
         "lesions": {space: dict(of) for space, of in lesions.items()},
         "flags": [asdict(flag) for flag in ordered],

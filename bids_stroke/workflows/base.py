@@ -9,10 +9,16 @@ from typing import Any
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from bids_stroke.bids.pairs import Pair
-from bids_stroke.config import Config
+from bids_stroke.config import TEMPLATES, Config
 from bids_stroke.config import Model as ModelOptions
 from bids_stroke.models.descriptor import Descriptor, OperatingPoint, Preprocessing, brain_weights
-from bids_stroke.workflows.outputs import Output, init_outputs_wf, pair_outputs
+from bids_stroke.workflows.normalize import init_normalize_wf
+from bids_stroke.workflows.outputs import (
+    Output,
+    init_outputs_wf,
+    pair_outputs,
+    template_outputs,
+)
 from bids_stroke.workflows.preproc import init_preproc_wf
 from bids_stroke.workflows.reports import EXTENSION, init_reportlets_wf, made_figures
 from bids_stroke.workflows.segment import init_segment_wf
@@ -91,12 +97,15 @@ def init_pair_wf(
         use_gpu=device != "cpu",
         omp_nthreads=config.execution.omp_nthreads,
     )
+    template = next((s for s in config.processing.output_spaces if s in TEMPLATES), None)
+    normalize_wf = _normalize(config, pair, template, point) if template else None
     reportlets_wf = init_reportlets_wf(
         pair=pair,
         reference=reference,
         descriptor=descriptor,
         reason=reason,
         operating_point=point,
+        normalized=template is not None,
     )
     outputs = pair_outputs(
         pair=pair,
@@ -107,9 +116,29 @@ def init_pair_wf(
         bids_dir=config.dataset.bids_dir,
     )
     outputs += _report_outputs(pair, descriptor)
+    if template:
+        outputs = template_outputs(outputs, pair=pair, template=template)
     outputs_wf = init_outputs_wf(pair=pair, outputs=outputs, out_dir=config.dataset.output_dir)
-    _connect(workflow, preproc_wf, segment_wf, reportlets_wf, outputs_wf, outputs)
+    stages = [preproc_wf, segment_wf, normalize_wf, reportlets_wf]
+    _connect(workflow, [stage for stage in stages if stage], outputs_wf, outputs)
     return workflow
+
+
+def _normalize(
+    config: Config, pair: Pair, template: str, operating_point: OperatingPoint
+) -> Workflow:
+    """Normalisation workflow of a pair."""
+    processing = config.processing
+    return init_normalize_wf(
+        modalities=pair.modalities,
+        template=template,
+        operating_point=operating_point,
+        atlases=processing.atlases,
+        atlas_threshold=processing.atlas_threshold,
+        tract_cutoffs=processing.tract_cutoffs,
+        sloppy=processing.sloppy,
+        random_seed=processing.random_seed,
+    )
 
 
 def _report_outputs(pair: Pair, descriptor: Descriptor) -> list[Output]:
@@ -152,23 +181,18 @@ def _fields(workflow: Workflow, node: str) -> set[str]:
 
 
 def _connect(
-    workflow: Workflow,
-    preproc_wf: Workflow,
-    segment_wf: Workflow,
-    reportlets_wf: Workflow,
-    outputs_wf: Workflow,
-    outputs: Sequence[Output],
+    workflow: Workflow, stages: Sequence[Workflow], outputs_wf: Workflow, outputs: Sequence[Output]
 ) -> None:
-    """Connect by name: a field of one stage feeds the field of the same name in a later one."""
-    stages = [preproc_wf, segment_wf, reportlets_wf]
+    """Connect by name: a field goes to later stages from the last one before them that makes it."""
     for later, consumer in enumerate([*stages, outputs_wf]):
         wanted = (
             {o.source for o in outputs}
             if consumer is outputs_wf
             else _fields(consumer, "inputnode")
         )
-        for producer in stages[:later]:
+        for producer in reversed(stages[:later]):
             shared = sorted(wanted & _made(producer))
+            wanted = wanted - set(shared)
             links = [(f"outputnode.{f}", f"inputnode.{f}") for f in shared]
             if links:
                 workflow.connect([(producer, consumer, links)])

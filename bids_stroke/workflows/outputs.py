@@ -1,7 +1,7 @@
 """Sinks: every file of a pair under its BIDS name, with a sidecar that tells where it came from."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from bids_stroke.bids.names import SOURCE_DATASET
 from bids_stroke.bids.pairs import Pair
+from bids_stroke.core import normalization, regions
 from bids_stroke.core.lesions import column_dictionary
 from bids_stroke.interfaces.bids import DerivativeSink
+from bids_stroke.interfaces.locate import region_dictionary
 from bids_stroke.models.descriptor import Descriptor, OperatingPoint
 
 
@@ -148,6 +150,65 @@ def pair_outputs(
         *_preproc_outputs(pair, steps, reference, uris),
         *_transform_outputs(uris),
         *_lesion_outputs(descriptor, operating_point, lesion_spaces, uris),
+    ]
+
+
+TEMPLATE_FIGURES = {"template_before": "templatebefore", "template_after": "templateafter"}
+"""Output field of ``init_normalize_wf`` -> desc of the figure's name (suffix ``xfm``)."""
+
+
+def template_outputs(outputs: Sequence[Output], *, pair: Pair, template: str) -> list[Output]:
+    """The outputs of a pair with those in a template's space, and the columns that it adds.
+
+    The sidecars of maps in template space tell what those on the native grid of the same image do.
+    """
+    source, space = pair.modalities[0], {"space": template}
+    native = {o.kind: o.metadata for o in outputs if o.kind.startswith("lesion_")}
+    about = {k: v for k, v in native["lesion_mask"].items() if k != "SpatialReference"}
+    sources = {"Sources": about["Sources"]}
+    maps = {k: v for k, v in native["lesion_probseg"].items() if k != "SpatialReference"}
+    rule = {"LesionMarginInMillimeters": normalization.MARGIN_MM}
+    ways = {"to_template_xfm": (source, template), "from_template_xfm": (template, source)}
+    named = {name: {"Description": text} for name, text in regions.COLUMNS.items()}
+    located = [
+        replace(o, metadata={**o.metadata, **named})
+        if o.kind in ("lesion_dseg", "lesion_table")
+        else o
+        for o in outputs
+    ]
+    return [
+        *located,
+        Output(
+            source="template_preproc",
+            kind="preproc",
+            extra={"suffix": source, **space},
+            metadata={"SkullStripped": True, **sources},
+        ),
+        Output(source="template_probability", kind="lesion_probseg", extra=space, metadata=maps),
+        Output(source="template_lesion_mask", kind="lesion_mask", extra=space, metadata=about),
+        *(
+            Output(
+                source=name,
+                kind="xfm",
+                extra={"from_": start, "to": end, "extension": ".h5"},
+                metadata={**sources, **rule},
+            )
+            for name, (start, end) in ways.items()
+        ),
+        Output(
+            source="regions",
+            kind="region_table",
+            extra=space,
+            metadata={**sources, **region_dictionary()},
+        ),
+        *(
+            Output(
+                source=name,
+                kind="figure",
+                extra={"desc": desc, "suffix": "xfm", "extension": ".webp"},
+            )
+            for name, desc in TEMPLATE_FIGURES.items()
+        ),
     ]
 
 

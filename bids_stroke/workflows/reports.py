@@ -15,6 +15,7 @@ from bids_stroke.interfaces.reportlets import (
     QualityRecord,
     RegistrationFigure,
 )
+from bids_stroke.models.card import card
 from bids_stroke.models.descriptor import Descriptor, OperatingPoint, accepted
 
 FIGURES: Mapping[str, tuple[str, str]] = {
@@ -22,14 +23,19 @@ FIGURES: Mapping[str, tuple[str, str]] = {
     "brain_flair": ("brain", "FLAIR"),
     "registration_before": ("before", "xfm"),
     "registration_after": ("after", "xfm"),
-    "n4_t1w": ("n4", "T1w"),
-    "n4_flair": ("n4", "FLAIR"),
+    "n4_t1w_before": ("n4before", "T1w"),
+    "n4_t1w_after": ("n4after", "T1w"),
+    "n4_t1w_field": ("n4field", "T1w"),
+    "n4_flair_before": ("n4before", "FLAIR"),
+    "n4_flair_after": ("n4after", "FLAIR"),
+    "n4_flair_field": ("n4field", "FLAIR"),
     "lesions": ("lesions", "dseg"),
     "lesions_plain": ("plain", "dseg"),
 }
 """Output field of ``init_reportlets_wf`` -> (desc, suffix) of the figure's name."""
 
 EXTENSION = ".webp"
+N4_PARTS = ("before", "after", "field")
 
 
 def made_figures(pair: Pair, descriptor: Descriptor) -> dict[str, tuple[str, str]]:
@@ -37,7 +43,7 @@ def made_figures(pair: Pair, descriptor: Descriptor) -> dict[str, tuple[str, str
     steps, names = descriptor.preprocessing.steps, [m.lower() for m in pair.modalities]
     made = {"lesions", "lesions_plain", *(f"brain_{name}" for name in names)}
     if "n4" in steps:
-        made |= {f"n4_{name}" for name in names}
+        made |= {f"n4_{name}_{part}" for name in names for part in N4_PARTS}
     if _registered(pair, descriptor):
         made |= {"registration_before", "registration_after"}
     return {field: name for field, name in FIGURES.items() if field in made}
@@ -55,6 +61,7 @@ def model_record(
         "name": descriptor.name,
         "version": descriptor.version,
         "title": descriptor.title,
+        "card": card(descriptor),
         "synthetic": descriptor.synthetic,
         "training_data": descriptor.training_data,
         "intended_use": descriptor.intended_use,
@@ -65,6 +72,7 @@ def model_record(
         "threshold": point.threshold,
         "min_volume_mm3": point.min_volume_mm3,
         "connectivity": point.connectivity,
+        "inclusive": point.inclusive,
     }
 
 
@@ -75,12 +83,14 @@ def init_reportlets_wf(
     descriptor: Descriptor,
     reason: str,
     operating_point: OperatingPoint,
+    normalized: bool = False,
     name: str = "reportlets_wf",
 ) -> Workflow:
     """Draw each step of a pair, and write down what a reader must know.
 
     **Inputs**
-        fields of the output nodes of ``init_preproc_wf`` and ``init_segment_wf``, by their names
+        fields of the output nodes of ``init_preproc_wf`` and ``init_segment_wf``, by their names;
+            where ``normalized``, of ``init_normalize_wf`` too
 
     **Outputs**
         the figures of ``made_figures`` : WebP images
@@ -92,6 +102,7 @@ def init_reportlets_wf(
     fields += [f"{kind}_qc_{m.lower()}" for m in pair.modalities for kind in ("conform", "brain")]
     fields += ["t1w_to_flair_xfm", "flair_to_t1w_xfm", "registration_qc"]
     fields += ["moving_before", "moving_preproc", f"{reference.lower()}_preproc"]
+    fields += ["normalization_qc", "location"] if normalized else []
     inputnode = pe.Node(niu.IdentityInterface(fields=fields), name="inputnode")
     outputnode = pe.Node(niu.IdentityInterface(fields=[*FIGURES, "qc"]), name="outputnode")
 
@@ -113,6 +124,9 @@ def init_reportlets_wf(
         mem_gb=1.0,
     )
     _add_record(workflow, inputnode, outputnode, record, pair, _registered(pair, descriptor))
+    if normalized:
+        both = ("normalization_qc", "location")
+        workflow.connect([(inputnode, record, [(field, field) for field in both])])
     return workflow
 
 
@@ -128,7 +142,7 @@ def _add_modality(
         n4 = pe.Node(N4Figure(), name=f"n4_{name}", mem_gb=0.5)
         links = [(f"{name}_n4_before", "before"), (f"{name}_n4_after", "after")]
         workflow.connect([(inputnode, n4, links)])
-        workflow.connect(n4, "figure", outputnode, f"n4_{name}")
+        workflow.connect([(n4, outputnode, [(part, f"n4_{name}_{part}") for part in N4_PARTS])])
 
 
 def _add_registration(

@@ -1,0 +1,87 @@
+"""Templates of the MNI152 family: from nilearn's wheel, or from TemplateFlow's folder on disk.
+
+nilearn's files are the ICBM 2009a *symmetric* average (exactly its own mirror image, whatever
+nilearn's description says), which BIDS and TemplateFlow call MNI152NLin2009aSym.
+"""
+
+import os
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from bids_stroke.core.geometry import Grid, bounding_box, crop, grid_of
+from bids_stroke.errors import InputMissing
+
+SHIPPED = "MNI152NLin2009aSym"
+_NILEARN = "mni_icbm152_{}_tal_nlin_sym_09a_converted.nii.gz"
+
+
+@dataclass(frozen=True, eq=False)
+class Template:
+    """A brain-only T1w average and its brain mask, [x, y, z] on one grid."""
+
+    name: str
+    t1w: np.ndarray
+    brain: np.ndarray
+    grid: Grid
+
+
+@dataclass(frozen=True, eq=False)
+class Tissues:
+    """Probabilities of grey and white matter in [0, 1], ICBM 2009a symmetric, the brain's box."""
+
+    grey: np.ndarray
+    white: np.ndarray
+    brain: np.ndarray
+    affine: np.ndarray
+
+
+def find_template(name: str) -> Template:
+    """The template of a name, without any network.
+
+    Raises InputMissing where TemplateFlow's folder does not hold it.
+    """
+    if name == SHIPPED:
+        image = _nilearn("t1")
+        t1w = image.get_fdata(dtype=np.float32)
+        return Template(name, t1w, t1w > 0, grid_of(image))
+    head, mask = (_templateflow(name, what) for what in ("T1w", "desc-brain_mask"))
+    brain = np.asanyarray(mask.dataobj) > 0
+    return Template(name, head.get_fdata(dtype=np.float32) * brain, brain, grid_of(head))
+
+
+def tissues() -> Tissues:
+    """Tissue probabilities of nilearn's wheel, cut to the box of the brain."""
+    template = find_template(SHIPPED)
+    box = bounding_box(template.brain, margin_vox=2)
+    affine = template.grid.affine
+    grey, white = (
+        crop(_nilearn(name).get_fdata(dtype=np.float32) / 255, affine, box)[0]
+        for name in ("gm", "wm")
+    )
+    brain, cut = crop(template.brain, affine, box)
+    return Tissues(grey, white, brain, cut)
+
+
+def _nilearn(name: str) -> Any:
+    spec = find_spec("nilearn")
+    if spec is None or spec.origin is None:
+        raise InputMissing("The package nilearn, which holds the template, is not installed.")
+    return nib.load(Path(spec.origin).parent / "datasets" / "data" / _NILEARN.format(name))
+
+
+def _templateflow(name: str, what: str) -> Any:
+    """Image of TemplateFlow's folder; it keeps empty files for what was never downloaded."""
+    home = os.environ.get("TEMPLATEFLOW_HOME", "~/.cache/templateflow")
+    folder = Path(home).expanduser() / f"tpl-{name}"
+    path = folder / f"tpl-{name}_res-01_{what}.nii.gz"
+    if not path.is_file() or path.stat().st_size == 0:
+        raise InputMissing(
+            f"The template {name} is not on this machine ({path}): fetch it once by TemplateFlow, "
+            f"or use {SHIPPED}, which is always there."
+        )
+    return nib.load(path)
