@@ -340,7 +340,10 @@ def load(path: Path, variant: str = "") -> Recipe:
         _require(variant in choices, f"recipe {path} has no variant '{variant}'")
         table = _merged(table, choices[variant])
     name = f"{path.stem}-{variant}" if variant else path.stem
-    return from_table({"name": name, **table}, f"recipe {path}")
+    recipe = from_table({"name": name, **table}, f"recipe {path}")
+    # One stage of a recipe, as plans hold it, may well go on from another.
+    _require(recipe.stages[0].start != "previous", f"recipe {path}: no stage is before the first")
+    return recipe
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -404,7 +407,6 @@ def _check(recipe: Recipe, where: str) -> None:
             set(channels) <= set(MODALITIES) and 0 < len(channels) == len(set(channels)),
             f"{where}: channels must be of {', '.join(MODALITIES)}",
         )
-    _require(recipe.stages[0].start != "previous", f"{where}: no stage comes before the first")
     names = [stage.name for stage in recipe.stages]
     _require(len(set(names)) == len(names), f"{where}: two stages have one name")
     _require(recipe.folds.count >= 2, f"{where}: folds.count must be 2 at least")
