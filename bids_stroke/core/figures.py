@@ -36,7 +36,8 @@ WIDTH = 1320  # pixels of a whole picture
 GAP, CAPTION, HEADING = 6, 30, 46
 MIN_WIDTH = 640
 MAX_BYTES, QUALITIES = 300_000, (78, 66, 54, 42)
-MAX_LESIONS = 12
+MAX_LESIONS = 12  # with three planes each; the rest have one
+MAX_SMALL_LESIONS, SMALL_ACROSS = 108, 8
 SCALE_BAR_MM = 50
 POSSIBLE_PROBABILITY = 0.1
 
@@ -66,10 +67,11 @@ class Panel:
 
 @dataclass(frozen=True)
 class Row:
-    """Panels side by side, with a line of text above them."""
+    """Panels side by side, with a line of text above them; ``scale`` where it is one of its own."""
 
     panels: tuple[Panel, ...]
     heading: str = ""
+    scale: float | None = None
 
 
 @dataclass(frozen=True)
@@ -285,7 +287,9 @@ def draw(rows: Sequence[Row], view: View, path: Path, note: str = "") -> Path:
             _write(axes, left, top + HEADING / 2, row.heading, weight="bold", fontsize=19)
         bottom = top + _row_height(row)
         top += HEADING * bool(row.heading)
-        _draw_scale_bar(axes, left + 6, top + row.panels[0].pixels.shape[0] - 8, view.scale)
+        _draw_scale_bar(
+            axes, left + 6, top + row.panels[0].pixels.shape[0] - 8, row.scale or view.scale
+        )
         for panel in row.panels:
             height, width = panel.pixels.shape[:2]
             mosaic[top : top + height, left : left + width] = _rgb(panel.pixels)
@@ -412,30 +416,59 @@ def _coloured(
 
 
 def n4_figure(
-    before: Array, after: Array, mask: Array, affine: NDArray[np.floating], path: Path
-) -> Path:
-    """Axial slices before and after N4 with one grey scale, and the bias field that it removed."""
+    before: Array,
+    after: Array,
+    mask: Array,
+    affine: NDArray[np.floating],
+    path_before: Path,
+    path_after: Path,
+    path_field: Path,
+) -> tuple[Path, Path, Path]:
+    """The same axial slices before and after N4, to flick between, and the bias field removed.
+
+    Arrays are [x, y, z] on one grid of ``affine``. Each image has its own range of grey, because
+    N4 moves the mean of an image; the field is 1 on average within the mask.
+    """
     affine, (before, after, mask) = _ras(affine, before, after, mask > 0)
     field = bias_field(before, after, mask)
     shown = mask if mask.any() else before > 0
     view = view_of(affine, shown).fitted(["axial"] * 4)
+    rows = np.array_split(spread(shown, "axial", 8, trim=0.1), 2)
     known = field[np.isfinite(field)]
     spread_log = np.abs(np.log(np.percentile(known, (2, 98)))).max() if known.size else 0.0
     limit = float(np.exp(max(spread_log, np.log(1.05))))
-    slices = spread(shown, "axial", 4, trim=0.25)
-
-    def greys(image: Array, heading: str) -> Row:
-        window = intensity_window(image, mask)
-        panels = [
-            Panel(grey(image, view, "axial", i, window), "axial", _caption(view, "axial", i))
-            for i in slices
-        ]
-        return Row(tuple(panels), heading)
-
-    coloured = [Panel(_coloured(field, view, "axial", i, limit), "axial") for i in slices]
     heading = f"Bias field removed: {1 / limit:.2f} (dark blue) to {limit:.2f} (yellow)"
-    rows = [greys(before, "Before N4"), greys(after, "After N4"), Row(tuple(coloured), heading)]
-    return draw(rows, view, path)
+
+    def picture(image: Array, heading: str, path: Path) -> Path:
+        window = intensity_window(image, mask)
+        return draw(_axial_rows(image, view, rows, window, heading), view, path)
+
+    coloured = [
+        Row(tuple(Panel(_coloured(field, view, "axial", i, limit), "axial") for i in row))
+        for row in rows
+    ]
+    coloured[0] = Row(coloured[0].panels, heading)
+    return (
+        picture(before, "Before N4", path_before),
+        picture(after, "After N4", path_after),
+        draw(coloured, view, path_field),
+    )
+
+
+def _axial_rows(
+    image: Array, view: View, rows: Sequence[NDArray[np.integer]], window: Window, heading: str
+) -> list[Row]:
+    """Rows of axial slices, with a heading over the first."""
+    return [
+        Row(
+            tuple(
+                Panel(grey(image, view, "axial", i, window), "axial", _caption(view, "axial", i))
+                for i in row
+            ),
+            heading if number == 0 else "",
+        )
+        for number, row in enumerate(rows)
+    ]
 
 
 def largest_section(lesion: Array, plane: str) -> int:
@@ -507,6 +540,32 @@ def _no_lesion_rows(
     ]
 
 
+def _small_rows(
+    image: Array,
+    window: Window,
+    labels: Array,
+    probability: Array,
+    view: View,
+    numbers: Sequence[int],
+    outlined: bool,
+) -> list[Row]:
+    """The largest axial section of each of many lesions, some side by side."""
+    view = view.fitted(["axial"] * SMALL_ACROSS)
+
+    def panel(number: int) -> Panel:
+        index = largest_section(labels == number, "axial")
+        pixels = grey(image, view, "axial", index, window)
+        caption = f"{number}:  {_caption(view, 'axial', index)}"
+        lines = _lesion_outlines(labels, number, probability, view, "axial", index)
+        return Panel(pixels, "axial", caption, lines if outlined else ())
+
+    panels = [panel(number) for number in numbers]
+    starts = range(0, len(panels), SMALL_ACROSS)
+    rows = [tuple(panels[i : i + SMALL_ACROSS]) for i in starts]
+    heading = f"Lesions {numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else "One more lesion"
+    return [Row(row, heading if i == 0 else "", view.scale) for i, row in enumerate(rows)]
+
+
 def _rest(labels: Array, view: View, limit: int) -> str:
     """Sentence on the lesions that have no row of their own."""
     count = int(labels.max(initial=0)) - limit
@@ -528,6 +587,9 @@ def lesion_figure(
     max_lesions: int = MAX_LESIONS,
 ) -> Path:
     """Slices through each lesion, the largest first, on every modality side by side.
+
+    The first ``max_lesions`` have three planes each, the others one axial slice of the last
+    modality.
 
     ``images`` maps a modality to its array; ``labels`` are 1..n by decreasing volume (0 is
     background); ``probability`` in 0..1, or None. All are [x, y, z] on one grid of ``affine``.
@@ -556,4 +618,8 @@ def lesion_figure(
         _lesion_row(images, windows, labels, chance, view, number, outlined)
         for number in range(1, min(count, max_lesions) + 1)
     ]
-    return draw(rows, view, path, _rest(labels, view, max_lesions))
+    last = max_lesions + MAX_SMALL_LESIONS
+    if small := range(max_lesions + 1, min(count, last) + 1):
+        name = names[-1]
+        rows += _small_rows(images[name], windows[name], labels, chance, view, small, outlined)
+    return draw(rows, view, path, _rest(labels, view, last))

@@ -89,20 +89,27 @@ class _N4Input(BaseInterfaceInputSpec):
     after = File(exists=True, mandatory=True, desc="the same after N4")
 
 
+class _N4Output(TraitedSpec):
+    before = File(desc="WebP image")
+    after = File(desc="WebP image")
+    field = File(desc="WebP image")
+
+
 class N4Figure(SimpleInterface):
     """Before, after and the bias field (``core.figures.n4_figure``), where the image is not 0."""
 
     input_spec = _N4Input
-    output_spec = _FigureOutput
+    output_spec = _N4Output
 
     def _run_interface(self, runtime: Any) -> Any:
         from bids_stroke.core.figures import n4_figure
 
         image = load_image(Path(self.inputs.before))
         before, after = np.asarray(image.dataobj), _array(self.inputs.after)
-        out = Path(runtime.cwd) / "n4.webp"
-        n4_figure(before, after, after > 0, image.affine, out)
-        self._results["figure"] = str(out)
+        names = ("before", "after", "field")
+        paths = [Path(runtime.cwd) / f"{name}.webp" for name in names]
+        n4_figure(before, after, after > 0, image.affine, *paths)
+        self._results.update(zip(names, map(str, paths), strict=True))
         return runtime
 
 
@@ -171,6 +178,8 @@ class _RecordInput(BaseInterfaceInputSpec):
     reference = traits.Enum("T1w", "FLAIR", mandatory=True)
     model = traits.Dict(mandatory=True, desc="name, version, checksums, operating point, ...")
     registration_qc = File(exists=True)
+    normalization_qc = File(exists=True)
+    location = File(exists=True, desc="JSON of interfaces.locate")
     conform_qc_t1w = File(exists=True)
     conform_qc_flair = File(exists=True)
     brain_qc_t1w = File(exists=True)
@@ -207,6 +216,8 @@ class QualityRecord(SimpleInterface):
             lesions=lesions,
             flags=self._flags(registration, lesions),
             versions=versions(),
+            normalization=self._json("normalization_qc"),
+            location=self._json("location"),
         )
         self._results["qc"] = str(write_json(Path(runtime.cwd) / "qc.json", record))
         return runtime
@@ -240,6 +251,8 @@ class QualityRecord(SimpleInterface):
         zooms = [float(z) for z in labels.header.get_zooms()[:3]]
         volumes = {space: of["volume_ml"] for space, of in lesions.items()}
         flags = quality.step_flags("registration", registration.get("flags", []))
+        normalization = self._json("normalization_qc")
+        flags += quality.step_flags("normalization", normalization.get("flags", []))
         for modality in self.inputs.files:
             sentences = self._json(f"brain_qc_{modality.lower()}").get("flags", [])
             flags += quality.step_flags("brain_mask", sentences, modality)

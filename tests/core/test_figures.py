@@ -178,7 +178,11 @@ def test_bias_field_is_recovered(tmp_path: Path) -> None:
     np.testing.assert_array_equal(inside, image > 50)
     ratio = (found / field)[inside]
     assert ratio.std() < 1e-5
-    assert figures.n4_figure(image * field, image, image > 0, affine, tmp_path / "n4.webp").exists()
+    paths = [tmp_path / f"{name}.png" for name in ("before", "after", "field")]
+    figures.n4_figure(image * field, image, image > 0, affine, *paths)
+    before, after, _ = (colours(path) for path in paths)
+    assert before.shape == after.shape, "they lie over each other on the page"
+    assert (before != after).any()
 
 
 @pytest.mark.parametrize("value", [0.0, 7.0])
@@ -187,8 +191,8 @@ def test_constant_images_are_drawn(tmp_path: Path, value: float) -> None:
     mask = np.zeros(image.shape, np.uint8)
     affine = np.eye(4)
     figures.brain_mask_figure(image, mask, affine, tmp_path / "brain.webp")
-    figures.n4_figure(image, image, mask, affine, tmp_path / "n4.webp")
+    figures.n4_figure(image, image, mask, affine, *(tmp_path / f"n4-{i}.webp" for i in range(3)))
     figures.registration_figure(
         image, image, image, affine, tmp_path / "before.webp", tmp_path / "after.webp"
     )
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(list(tmp_path.iterdir())) == 6

@@ -52,7 +52,9 @@ def test_brain_figure(files: dict[str, str], tmp_path: Path) -> None:
 
 def test_n4_figure(files: dict[str, str], tmp_path: Path) -> None:
     node = reportlets.N4Figure(before=files["image"], after=files["image"])
-    assert Path(run(node, tmp_path).figure).stat().st_size > 1000
+    done = run(node, tmp_path)
+    assert Path(done.before).stat().st_size > 1000
+    assert Path(done.field).read_bytes() != Path(done.after).read_bytes()
 
 
 def test_registration_figure(files: dict[str, str], tmp_path: Path) -> None:

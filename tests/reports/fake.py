@@ -154,7 +154,8 @@ def _draw(
     for modality in modalities:
         name = modality.lower()
         figures.brain_mask_figure(image, brain, AFFINE, at(f"brain_{name}"))
-        figures.n4_figure(image * 1.1, image, brain, AFFINE, at(f"n4_{name}"))
+        parts = [at(f"n4_{name}_{part}") for part in ("before", "after", "field")]
+        figures.n4_figure(image * 1.1, image, brain, AFFINE, *parts)
     if len(modalities) == 2:
         paths = at("registration_before"), at("registration_after")
         figures.registration_figure(image, np.roll(image, 3, 0), image, AFFINE, *paths)

@@ -1,7 +1,7 @@
 "use strict";
-// Flicker: show the views of a figure in turn, slower than three times a second.
-for (const button of document.querySelectorAll(".flicker")) {
-  const inputs = [...button.parentElement.querySelectorAll("input[type=radio]")];
+// Flicker: show the first two views of a figure in turn, slower than three times a second.
+for (const button of document.querySelectorAll(".views > .flicker")) {
+  const inputs = [...button.parentElement.querySelectorAll("input[type=radio]")].slice(0, 2);
   let timer = null;
   const stop = () => {
     clearInterval(timer);
@@ -43,5 +43,21 @@ for (const table of document.querySelectorAll("table.sortable")) {
       const rows = [...body.rows].sort(compare);
       body.append(...(down ? rows.reverse() : rows));
     });
+  });
+}
+// Copy: the text of an element, also of one that is folded away.
+for (const button of document.querySelectorAll("[data-copy]")) {
+  const said = button.parentElement.querySelector("output");
+  button.hidden = false;
+  button.addEventListener("click", async () => {
+    const source = document.getElementById(button.dataset.copy);
+    try {
+      await navigator.clipboard.writeText(source.innerText || source.textContent);
+      said.textContent = "Copied.";
+    } catch {
+      source.closest("details")?.setAttribute("open", "");
+      getSelection().selectAllChildren(source);
+      said.textContent = "Selected: copy it by the keyboard.";
+    }
   });
 }
