@@ -1,25 +1,20 @@
 """Prediction with an nnU-Net v2 model folder, from images in memory to a probability map.
 
-nnU-Net's own preprocessing, network and resampling are used, so that a map equals nnU-Net's; only
-the sum over windows is ours: it adds in float32, where nnU-Net adds in float16 even on a CPU.
+The map is that of nnU-Net's own preprocessing, network and resampling; what is done otherwise is
+done for time (``executors``, ``resampling``), or because windows are summed in float32, where
+nnU-Net sums in float16 even on a CPU.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from itertools import chain, combinations, product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from acvl_utils.cropping_and_padding.padding import pad_nd_image
-from nnunetv2.inference.sliding_window_prediction import (
-    compute_gaussian,
-    compute_steps_for_sliding_window,
-)
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
@@ -27,7 +22,9 @@ from torch import nn
 
 from bids_stroke.core.files import read_json
 from bids_stroke.errors import UnusableData
+from bids_stroke.models import preparation, windows
 from bids_stroke.models.descriptor import Descriptor
+from bids_stroke.models.executors import LOGGER, Executor, executor
 from bids_stroke.models.weights import load_checkpoint
 
 LESION = 1  # label of the lesion in the models of this field
@@ -41,7 +38,11 @@ _NETWORK_CLASS = re.compile(  # whole names, because torch.nn.x.torch.os.system 
 
 @dataclass(frozen=True, eq=False)
 class Predictor:
-    """A loaded model: nnU-Net's managers, the network, and one set of weights a fold."""
+    """A loaded model: nnU-Net's managers, the network, and one set of weights a fold.
+
+    ``network`` stays on the CPU; ``executors`` holds, by fold, what runs it on ``device`` in
+    ``precision``, made at first use. With ``exact`` that is always torch.
+    """
 
     descriptor: Descriptor
     plans: PlansManager
@@ -50,6 +51,9 @@ class Predictor:
     network: nn.Module
     folds: Mapping[str, Mapping[str, torch.Tensor]]
     device: torch.device
+    precision: str = "auto"
+    exact: bool = False
+    executors: dict[str, Executor] = field(default_factory=dict)
 
 
 def available_folds(model: Descriptor) -> tuple[str, ...]:
@@ -81,10 +85,16 @@ def check_architecture(architecture: Mapping[str, Any], path: Path) -> None:
 
 
 def load(
-    model: Descriptor, *, folds: Sequence[str] = (), device: str | torch.device = "cpu"
+    model: Descriptor,
+    *,
+    folds: Sequence[str] = (),
+    device: str | torch.device = "cpu",
+    precision: str = "auto",
+    exact: bool = False,
 ) -> Predictor:
     """Load a model folder; ``folds`` default to the descriptor's, else to all that are there.
 
+    ``precision`` is one of ``executors.PRECISIONS``; ``exact`` asks for torch, whatever is faster.
     Raises InputMissing or UnusableData when a file of the model is missing, damaged or hostile.
     """
     plans_file = model.model_folder / "plans.json"
@@ -101,6 +111,7 @@ def load(
     plans = PlansManager(plans_table)
     configuration = plans.get_configuration(first["init_args"]["configuration"])
     check_architecture(configuration.configuration["architecture"], plans_file)
+    _check_preprocessor(configuration, plans_file)
     network = get_network_from_plans(
         configuration.network_arch_class_name,
         configuration.network_arch_init_kwargs,
@@ -113,10 +124,16 @@ def load(
     weights = {fold: c["network_weights"] for fold, c in checkpoints.items()}
     for fold, state in weights.items():
         _load_state(network, state, model.model_folder / f"fold_{fold}")
-    device = torch.device(device)
+    where = torch.device(device)
     return Predictor(
-        model, plans, configuration, dataset, network.to(device).eval(), weights, device
+        model, plans, configuration, dataset, network.eval(), weights, where, precision, exact
     )
+
+
+def _check_preprocessor(configuration: ConfigurationManager, path: Path) -> None:
+    name = configuration.configuration["preprocessor_name"]
+    if name != "DefaultPreprocessor":
+        raise UnusableData(f"{path} asks for the preprocessor {name}, which is not known here.")
 
 
 def _load_state(network: nn.Module, state: Mapping[str, torch.Tensor], where: Path) -> None:
@@ -128,54 +145,65 @@ def _load_state(network: nn.Module, state: Mapping[str, torch.Tensor], where: Pa
         ) from error
 
 
-@lru_cache(maxsize=2)
-def load_cached(descriptor_file: Path, folds: tuple[str, ...], device: str) -> Predictor:
-    """``load`` once in a process, so that a worker reads a model once and not once a subject."""
+def load_cached(
+    descriptor_file: Path, folds: tuple[str, ...], device: str, precision: str = "auto"
+) -> Predictor:
+    """``load`` once in a process, so that a worker reads a model once and not once a subject.
+
+    A model whose files have changed since is loaded again.
+    """
     from bids_stroke.models.descriptor import load as load_descriptor
 
-    return load(load_descriptor(descriptor_file), folds=folds, device=device)
+    model = load_descriptor(descriptor_file)
+    return _load_cached(descriptor_file, folds, device, precision, _stamp(model))
 
 
-def _mirrored(axes: Sequence[int]) -> list[tuple[int, ...]]:
-    """All combinations of spatial axes to flip, the empty one first."""
-    return list(chain.from_iterable(combinations(axes, n) for n in range(len(axes) + 1)))
+@lru_cache(maxsize=4)
+def _load_cached(
+    descriptor_file: Path, folds: tuple[str, ...], device: str, precision: str, stamp: Any
+) -> Predictor:
+    from bids_stroke.models.descriptor import load as load_descriptor
+
+    return load(load_descriptor(descriptor_file), folds=folds, device=device, precision=precision)
 
 
-def _network_output(
-    predictor: Predictor, patch: torch.Tensor, mirrors: Sequence[tuple[int, ...]]
-) -> torch.Tensor:
-    """Mean over mirrored copies of a patch [1, c, z, y, x] of what the model averages.
+def _stamp(model: Descriptor) -> tuple[tuple[str, int, int], ...]:
+    """Name, time and size of the files of a model."""
+    files = [model.file, *sorted(p for p in model.model_folder.rglob("*") if p.is_file())]
+    return tuple((str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in files)
 
-    A 2-D network sees the patch, which is one slice then, without its z axis.
-    """
-    flat = len(predictor.configuration.patch_size) == 2
-    patch = patch.squeeze(2) if flat else patch
-    total = torch.zeros((), device=patch.device)
-    for axes in mirrors:
-        dims = [a + 2 for a in axes]
-        output = torch.flip(predictor.network(torch.flip(patch, dims)), dims).float()
-        total = total + (output if _averages_logits(predictor.descriptor) else output.softmax(1))
-    return (total / len(mirrors)).unsqueeze(2) if flat else total / len(mirrors)
+
+def fold_executor(predictor: Predictor, fold: str) -> Executor:
+    """What runs the network with the weights of a fold; made once."""
+    if fold not in predictor.executors:
+        network = predictor.network
+        if len(predictor.folds) > 1:
+            network = deepcopy(network)
+            where = predictor.descriptor.model_folder / f"fold_{fold}"
+            _load_state(network, predictor.folds[fold], where)
+        channels = determine_num_input_channels(
+            predictor.plans, predictor.configuration, predictor.dataset
+        )
+        predictor.executors[fold] = executor(
+            network,
+            (channels, *predictor.configuration.patch_size),
+            device=predictor.device,
+            precision=predictor.precision,
+            threads=torch.get_num_threads(),
+            exact=predictor.exact,
+        )
+    return predictor.executors[fold]
+
+
+def execution(predictor: Predictor) -> dict[str, str]:
+    """What ran the network: executor and precision."""
+    run = fold_executor(predictor, next(iter(predictor.folds)))
+    return {"Executor": run.name, "Precision": run.precision, "Device": run.device.type}
 
 
 def _averages_logits(model: Descriptor) -> bool:
     """nnU-Net v2 averages and resamples logits; nnU-Net v1 does both with probabilities."""
     return model.inference.resample == "logits"
-
-
-def _windows(
-    shape: Sequence[int], patch: Sequence[int], step: float, centre: bool = False
-) -> Iterator[tuple[slice, ...]]:
-    """Windows that cover an image, slice by slice with a 2-D patch; or only that in its centre."""
-    slices = len(shape) - len(patch)
-    inner = tuple(shape[slices:])
-    if centre:
-        starts = [[(n - p) // 2] for n, p in zip(inner, patch, strict=True)]
-    else:
-        starts = compute_steps_for_sliding_window(inner, tuple(patch), step)
-    size = (1,) * slices + tuple(patch)
-    for corner in product(*map(range, shape[:slices]), *starts):
-        yield tuple(slice(c, c + p) for c, p in zip(corner, size, strict=True))
 
 
 @torch.inference_mode()
@@ -185,80 +213,46 @@ def logits(
     *,
     mirror_axes: Sequence[int],
     step_size: float,
+    seen: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Logits [class, z, y, x] of a preprocessed image [channel, z, y, x], averaged over folds.
 
     They are probabilities, and averaged as such, where the descriptor resamples probabilities.
-    Windows as in nnU-Net (Gaussian weights, sigma an eighth of the patch), summed in float32.
-    Windows that hold no voxel of the brain are skipped; a voxel that no window sees is background.
+    Windows that hold no voxel of ``seen`` [z, y, x], by default of the brain, are skipped; a voxel
+    that no window sees is background. A GPU whose memory is too small hands over to the CPU.
     """
-    total: torch.Tensor | float = 0.0
-    for fold, state in predictor.folds.items():
-        if len(predictor.folds) > 1:
-            _load_state(
-                predictor.network, state, predictor.descriptor.model_folder / f"fold_{fold}"
-            )
-        total = total + _fold_logits(predictor, image, mirror_axes, step_size)
-    return total / len(predictor.folds)  # type: ignore[return-value]
+    seen = (image != 0).any(dim=0) if seen is None else seen
+    cover = windows.Cover(
+        patch=tuple(predictor.configuration.patch_size),
+        step=step_size,
+        mirror_axes=tuple(mirror_axes),
+        centre=predictor.descriptor.inference.centre_crop,
+    )
+    try:
+        members = [_member(predictor, fold, image, seen, cover) for fold in predictor.folds]
+    except torch.OutOfMemoryError:
+        if predictor.device.type == "cpu":
+            raise
+        LOGGER.warning("The memory of %s is too small: the CPU is used.", predictor.device)
+        predictor = replace(predictor, device=torch.device("cpu"), executors={})
+        members = [_member(predictor, fold, image, seen, cover) for fold in predictor.folds]
+    return sum(members[1:], start=members[0]) / len(members)
 
 
-def _fold_logits(
-    predictor: Predictor, image: torch.Tensor, mirror_axes: Sequence[int], step_size: float
+def _member(
+    predictor: Predictor,
+    fold: str,
+    image: torch.Tensor,
+    seen: torch.Tensor,
+    cover: windows.Cover,
 ) -> torch.Tensor:
-    patch = tuple(predictor.configuration.patch_size)
-    padded, unpad = pad_nd_image(image, patch, "constant", {"value": 0}, True, None)
-    padded = padded.to(predictor.device)
-    weight = compute_gaussian(
-        patch,
-        sigma_scale=1 / 8,
-        value_scaling_factor=10,
-        dtype=torch.float32,
-        device=predictor.device,
-    )
-    heads = predictor.plans.get_label_manager(predictor.dataset).num_segmentation_heads
-    total = torch.zeros((heads, *padded.shape[1:]), device=predictor.device)
-    weights = torch.zeros(padded.shape[1:], device=predictor.device)
-    mirrors = _mirrored(mirror_axes)
-    with _half_precision_on_gpu(predictor.device):
-        centre = predictor.descriptor.inference.centre_crop
-        for window in _windows(padded.shape[1:], patch, step_size, centre):
-            inside = padded[(slice(None), *window)]
-            if not torch.any(inside):
-                continue
-            total[(slice(None), *window)] += (
-                _network_output(predictor, inside[None], mirrors)[0] * weight
-            )
-            weights[window] += weight
-    total /= weights.clamp(min=torch.finfo(torch.float32).tiny)
-    total[0][weights == 0] = _SURE if _averages_logits(predictor.descriptor) else 1.0
-    return total[(slice(None), *unpad[1:])].cpu()
-
-
-@contextmanager
-def _half_precision_on_gpu(device: torch.device) -> Iterator[None]:
-    with torch.autocast(device.type, enabled=device.type == "cuda"):
-        yield
-
-
-def _to_grid(
-    predictor: Predictor, values: torch.Tensor, properties: Mapping[str, Any]
-) -> np.ndarray:
-    """Bring [class, z, y, x] from the network's spacing to the cropped input's grid."""
-    spacing = [properties["spacing"][i] for i in predictor.plans.transpose_forward]
-    resampled = predictor.configuration.resampling_fn_probabilities(
-        values,
-        properties["shape_after_cropping_and_before_resampling"],
-        predictor.configuration.spacing,
-        spacing,
-    )
-    return np.asarray(resampled, dtype=np.float32)
-
-
-def _lesion_share(values: np.ndarray, nonlinear: bool) -> np.ndarray:
-    """Probability of the lesion from [class, ...] logits (softmax) or from probabilities."""
-    if not nonlinear:
-        return values[LESION]
-    return torch.softmax(torch.from_numpy(values), dim=0)[LESION].numpy()
+    """Logits, or probabilities, of one fold."""
+    are_logits = _averages_logits(predictor.descriptor)
+    finish = (lambda outputs: outputs) if are_logits else (lambda outputs: outputs.softmax(1))
+    run = fold_executor(predictor, fold)
+    values, unseen = windows.averaged(run, image, seen, cover, finish)
+    values[0][unseen] = _SURE if are_logits else 1.0
+    return values
 
 
 def predict(
@@ -267,35 +261,38 @@ def predict(
     spacing: Sequence[float],
     *,
     tta: bool | None = None,
+    brain: np.ndarray | None = None,
 ) -> np.ndarray:
     """Lesion probability [x, y, z] as float32 in [0, 1], on the grid of the input images.
 
     ``channels`` are images [x, y, z] in RAS by modality, background exactly 0, on one grid with
     ``spacing`` (mm along x, y, z). A channel of the model whose modality is not given is filled
-    with zeros. ``tta`` switches mirroring on or off; None takes the descriptor's axes.
-    Source: nnU-Net v2 (Isensee et al. 2021), whose preprocessing and resampling are called.
+    with zeros. ``tta`` switches mirroring on or off; None takes the descriptor's axes. With a
+    ``brain`` mask on the same grid, for images of whole heads, the map is valid in it only.
+    Source: nnU-Net v2 (Isensee et al. 2021), whose preprocessing and resampling are followed.
     """
-    model, manager = predictor.descriptor, predictor.configuration
+    model = predictor.descriptor
     first = next(iter(channels.values()))
     empty = np.zeros(first.shape, dtype=np.float32)
     stack = np.stack([channels.get(m, empty) for m in model.channels]).astype(np.float32)
     if not stack.any():
         raise UnusableData("No brain was left in the images after preprocessing: look at the mask.")
-    properties: dict[str, Any] = {"spacing": [float(s) for s in spacing][::-1]}
-    image, _, properties = manager.preprocessor_class(verbose=False).run_case_npy(
-        stack.transpose(0, 3, 2, 1), None, properties, predictor.plans, manager, predictor.dataset
-    )
+    case = preparation.prepare(stack, spacing, brain, predictor.plans, predictor.configuration)
     values = logits(
         predictor,
-        torch.from_numpy(np.ascontiguousarray(image)),
+        case.image,
         mirror_axes=_mirror_axes(model, tta),
         step_size=model.inference.step_size,
+        seen=case.seen,
     )
-    on_grid = _to_grid(predictor, values, properties)
-    whole = np.zeros(properties["shape_before_cropping"], dtype=np.float32)
-    box = tuple(slice(low, high) for low, high in properties["bbox_used_for_cropping"])
-    whole[box] = np.clip(_lesion_share(on_grid, _averages_logits(model)), 0, 1)
-    return np.ascontiguousarray(whole.transpose(predictor.plans.transpose_backward).T)
+    return preparation.restore(
+        case,
+        values,
+        LESION,
+        predictor.plans,
+        predictor.configuration,
+        are_logits=_averages_logits(model),
+    )
 
 
 def _mirror_axes(model: Descriptor, tta: bool | None) -> tuple[int, ...]:

@@ -76,7 +76,7 @@ def test_volumes_through_the_predictor_are_the_plain_network(tmp_path: Path, kin
     ours = predictor.logits(model, scan, mirror_axes=(), step_size=0.5)
     with torch.inference_mode():
         plain = model.network(scan[None])[0]
-    assert torch.allclose(ours, plain, atol=1e-5)
+    assert torch.allclose(ours, plain, atol=1e-3)
 
 
 def test_slices_larger_than_the_patch_are_covered_by_windows(tmp_path: Path) -> None:
