@@ -16,6 +16,7 @@ import tomli_w
 from bids_stroke.errors import InputMissing, UsageError
 
 LEVELS = ("participant", "group", "train")
+PRECISIONS = ("auto", "fp32", "bf16")
 SPACES = ("T1w", "FLAIR")
 TEMPLATES = (
     "MNI152NLin2009aSym",
@@ -56,12 +57,16 @@ class Dataset:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """The model, and what overrides its descriptor; ``None`` and ``()`` leave it as it is."""
+    """The model, and what overrides its descriptor; ``None`` and ``()`` leave it as it is.
+
+    ``precision`` is that of the network's arithmetic; ``auto`` keeps maps as exact as nnU-Net's.
+    """
 
     name: str = "auto"
     models_dir: Path | None = None
     folds: tuple[int | str, ...] = ()
     tta: bool | None = None
+    precision: str = field(default="auto", metadata={"choices": PRECISIONS})
     threshold: float | None = None
     min_lesion_volume: float | None = None
 

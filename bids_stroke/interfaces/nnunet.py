@@ -22,6 +22,7 @@ class _PredictInput(BaseInterfaceInputSpec):
     descriptor = File(exists=True, mandatory=True, desc="descriptor of the model")
     folds = traits.List(traits.Str, [], usedefault=True, desc="folds; default: the descriptor's")
     tta = traits.Either(None, traits.Bool, usedefault=True, desc="mirroring on or off")
+    precision = traits.Enum("auto", "fp32", "bf16", usedefault=True, desc="of the arithmetic")
     checksums = traits.Dict(desc="SHA-256 of the model's files, so that new weights recompute")
     device = traits.Str("cpu", usedefault=True, nohash=True, desc="torch device")
     use_gpu = traits.Bool(False, usedefault=True, nohash=True, desc="takes a slot of nipype's GPUs")
@@ -49,13 +50,17 @@ class PredictLesions(SimpleInterface):
         images = {m: load_image(files[m]) for m in self.inputs.modalities}
         brain = load_image(self.inputs.brain_mask)
         model = predictor.load_cached(
-            Path(self.inputs.descriptor), tuple(self.inputs.folds), self.inputs.device
+            Path(self.inputs.descriptor),
+            tuple(self.inputs.folds),
+            self.inputs.device,
+            self.inputs.precision,
         )
         probability = predictor.predict(
             model,
             {m: image.get_fdata(dtype=np.float32) for m, image in images.items()},
             brain.header.get_zooms()[:3],
             tta=self.inputs.tta,
+            brain=np.asanyarray(brain.dataobj),
         )
         probability[np.asanyarray(brain.dataobj) == 0] = 0
         out = Path(runtime.cwd) / "probability.nii.gz"

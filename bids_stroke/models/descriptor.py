@@ -25,6 +25,7 @@ from bids_stroke.errors import InputMissing, UnusableData
 
 MODALITIES = ("T1w", "FLAIR")
 STEPS = ("reorient", "brain_extraction", "register", "n4", "zscore", "crop")
+WHOLE_HEAD_STEPS = ("reorient", "brain_extraction", "register")
 RESAMPLE = ("logits", "probabilities")
 PURPOSES = ("lesions", "brain")
 STORE_VARIABLE = "BIDS_STROKE_MODELS"
@@ -33,11 +34,16 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """Order of the preprocessing steps, and the modality whose grid the network sees."""
+    """Order of the preprocessing steps, and the modality whose grid the network sees.
+
+    With ``whole_head`` the network sees the images with their skull, put into RAS order and
+    registered at most; the brain is found all the same, and the result is kept inside it.
+    """
 
     steps: tuple[str, ...]
     reference: str
     n4_shrink: int = 4
+    whole_head: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,6 +260,11 @@ def _check_preprocessing(model: Descriptor, path: Path) -> None:
             reference in MODALITIES, path, f"reference '{reference}' is not among {MODALITIES}"
         )
         _require("brain_extraction" in steps, path, "steps must hold brain_extraction")
+    if model.preprocessing.whole_head:
+        allowed = tuple(step for step in WHOLE_HEAD_STEPS if step in steps)
+        _require(
+            steps == allowed, path, f"whole_head allows only {WHOLE_HEAD_STEPS}, in this order"
+        )
 
 
 def _check_inference(model: Descriptor, path: Path) -> None:

@@ -93,6 +93,7 @@ def init_pair_wf(
         operating_point=point,
         folds=tuple(map(str, config.model.folds)),
         tta=config.model.tta,
+        precision=config.model.precision,
         device=device,
         use_gpu=device != "cpu",
         omp_nthreads=config.execution.omp_nthreads,
@@ -114,6 +115,7 @@ def init_pair_wf(
         reference=reference,
         spaces=config.processing.output_spaces,
         bids_dir=config.dataset.bids_dir,
+        precision=config.model.precision,
     )
     outputs += _report_outputs(pair, descriptor)
     if template:
@@ -166,6 +168,7 @@ def pair_preproc(
         sloppy=config.processing.sloppy,
         random_seed=config.processing.random_seed,
         precomputed=frozenset(pair.brain_masks),
+        whole_head=preprocessing.whole_head,
     )
     inputnode = preproc_wf.inputs.inputnode
     for modality, path in pair.images.items():

@@ -91,6 +91,7 @@ def _lesion_outputs(
     point: OperatingPoint,
     spaces: Sequence[str],
     uris: Mapping[str, str],
+    precision: str,
 ) -> Iterator[Output]:
     """Probability, mask, labels and table on the native grids that are asked for."""
     model = {
@@ -99,6 +100,7 @@ def _lesion_outputs(
         "TrainingData": descriptor.training_data,
         "IntendedUse": descriptor.intended_use,
         "SHA256": descriptor.checksums(),
+        "Precision": precision,
     }
     columns = column_dictionary()
     for modality in spaces:
@@ -138,6 +140,7 @@ def pair_outputs(
     reference: str,
     spaces: Sequence[str],
     bids_dir: Path,
+    precision: str = "auto",
 ) -> list[Output]:
     """Every image, transform and table that a pair leaves, in the order of the pipeline.
 
@@ -149,7 +152,7 @@ def pair_outputs(
     return [
         *_preproc_outputs(pair, steps, reference, uris),
         *_transform_outputs(uris),
-        *_lesion_outputs(descriptor, operating_point, lesion_spaces, uris),
+        *_lesion_outputs(descriptor, operating_point, lesion_spaces, uris, precision),
     ]
 
 
@@ -215,7 +218,9 @@ def template_outputs(outputs: Sequence[Output], *, pair: Pair, template: str) ->
 def init_outputs_wf(
     *, pair: Pair, outputs: list[Output], out_dir: Path, name: str = "outputs_wf"
 ) -> Workflow:
-    """Write each output of a pair under its name.
+    """Write each output of a pair under its name; the record of quality last.
+
+    A pair that has its record is complete, also for those who read while others still write.
 
     **Inputs**
         one field for each output, named by its ``source``
@@ -226,18 +231,30 @@ def init_outputs_wf(
     workflow = Workflow(name=name)
     fields = [o.source for o in outputs]
     inputnode = pe.Node(niu.IdentityInterface(fields=fields), name="inputnode")
+    sinks = {}
     for output in outputs:
-        sink = pe.Node(
-            DerivativeSink(
-                out_dir=str(out_dir),
-                entities=dict(pair.entities),
-                kind=output.kind,
-                extra=dict(output.extra),
-                metadata=dict(output.metadata),
-            ),
-            name=output.node_name,
-            run_without_submitting=True,
-            mem_gb=0.2,
-        )
+        sink = sinks[output.node_name] = _sink(output, pair, out_dir)
         workflow.connect(inputnode, output.source, sink, "in_file")
+    records = [sinks.pop(output.node_name) for output in outputs if output.kind == "qc"]
+    if records and sinks:
+        written = pe.Node(niu.Merge(len(sinks)), name="written", run_without_submitting=True)
+        for number, sink in enumerate(sinks.values(), start=1):
+            workflow.connect(sink, "out_file", written, f"in{number}")
+        for record in records:
+            workflow.connect(written, "out", record, "after")
     return workflow
+
+
+def _sink(output: Output, pair: Pair, out_dir: Path) -> pe.Node:
+    return pe.Node(
+        DerivativeSink(
+            out_dir=str(out_dir),
+            entities=dict(pair.entities),
+            kind=output.kind,
+            extra=dict(output.extra),
+            metadata=dict(output.metadata),
+        ),
+        name=output.node_name,
+        run_without_submitting=True,
+        mem_gb=0.2,
+    )

@@ -34,7 +34,8 @@ class Channel:
     """One modality on its way through the steps: where its files come from at this point.
 
     ``image`` and ``mask`` are on the present grid, ``conformed`` is on the native one. ``plain`` is
-    the image before z-scoring, ``native`` the one before it was resampled to the reference.
+    the image before z-scoring, ``native`` the one before it was resampled to the reference, and
+    ``head`` the one with its skull, as a network may want it.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Channel:
     plain: Port
     mask: Port | None = None
     native: Port | None = None
+    head: Port | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class Settings:
     sloppy: bool
     random_seed: int
     precomputed: Collection[str]
+    whole_head: bool
 
 
 def init_preproc_wf(
@@ -102,14 +105,15 @@ def init_preproc_wf(
     sloppy: bool,
     random_seed: int,
     precomputed: Collection[str] = frozenset(),
+    whole_head: bool = False,
     name: str = "preproc_wf",
 ) -> Workflow:
     """Bring the images of a pair to what a network wants, and keep what a reader wants to see.
 
     ``steps`` is any order of the keys of ``STEPS`` in which brain extraction precedes what needs a
     mask; the input check always comes first. ``reference`` is the modality whose grid the network
-    sees. ``precomputed`` names the modalities that come with a brain mask. Raises UnusableData for
-    an order that can't be run.
+    sees, and ``whole_head`` says that it sees images with their skull. ``precomputed`` names the
+    modalities that come with a brain mask. Raises UnusableData for an order that can't be run.
 
     **Inputs**
         t1w, flair : files of the dataset
@@ -137,6 +141,7 @@ def init_preproc_wf(
         sloppy=sloppy,
         random_seed=random_seed,
         precomputed={modality.lower() for modality in precomputed},
+        whole_head=whole_head,
     )
     workflow = Workflow(name=name)
     reference = reference if reference in modalities else modalities[0]
@@ -151,7 +156,7 @@ def init_preproc_wf(
     state = State({channel.name: channel for channel in channels}, reference.lower())
     for step in steps:
         state = STEPS[step](workflow, state, settings)
-    _connect_outputs(workflow, state)
+    _connect_outputs(workflow, state, settings)
     return workflow
 
 
@@ -243,7 +248,7 @@ def _extract_one(workflow: Workflow, channel: Channel, settings: Settings) -> Ch
     image, mask = (node, "out_file"), (node, "out_mask")
     _output(workflow, (node, "qc"), f"brain_qc_{channel.name}")
     _to_native(workflow, mask, channel.conformed, f"{channel.name}_mask", order=0)
-    return replace(channel, image=image, plain=image, mask=mask)
+    return replace(channel, image=image, plain=image, mask=mask, head=channel.image)
 
 
 def _n4(workflow: Workflow, state: State, settings: Settings) -> State:
@@ -284,7 +289,19 @@ def _register(workflow: Workflow, state: State, settings: Settings) -> State:
     _to_native(workflow, moving.image, fixed.conformed, "moving_before")
     port = (image, "out_file")
     moved = replace(moving, image=port, plain=port, mask=(mask, "out_file"), native=moving.plain)
+    if settings.whole_head:
+        moved = replace(moved, head=_head_to(workflow, fixed, moving, register))
     return state.updated(moved, registered=True)
+
+
+def _head_to(workflow: Workflow, fixed: Channel, moving: Channel, register: pe.Node) -> Port:
+    """The moving image with its skull on the grid of the reference."""
+    node = pe.Node(ToGrid(order=3), name=f"{moving.name}_head_to_{fixed.name}", mem_gb=1.5)
+    assert moving.head is not None, "check_steps puts brain extraction first"
+    workflow.connect(*moving.head, node, "in_file")
+    workflow.connect(*fixed.image, node, "reference")
+    workflow.connect(register, "forward", node, "transform")
+    return node, "out_file"
 
 
 def _registration(
@@ -335,10 +352,12 @@ def _mask(channel: Channel) -> Port:
     return channel.mask
 
 
-def _connect_outputs(workflow: Workflow, state: State) -> None:
+def _connect_outputs(workflow: Workflow, state: State, settings: Settings) -> None:
     """Give out what the last step left: for the network, and on the native grids."""
     for channel in state.channels.values():
-        _output(workflow, channel.image, f"network_{channel.name}")
+        image = channel.head if settings.whole_head else channel.image
+        assert image is not None, "check_steps puts brain extraction first"
+        _output(workflow, image, f"network_{channel.name}")
         native = channel.native or channel.plain
         _to_native(workflow, native, channel.conformed, f"{channel.name}_preproc")
     _output(workflow, _mask(state.fixed), "network_mask")
@@ -355,6 +374,7 @@ STEPS: Mapping[str, Callable[[Workflow, State, Settings], State]] = {
     "zscore": _zscore,
 }
 
+_HEAD = "The network was given the images with their skull. "
 _DEEPBET, _HDBET = "by deepbet [@deepbet]", "by HD-BET 2 [@hdbet]"
 _EXTRACTION = {
     "deepbet": _DEEPBET,
@@ -400,5 +420,5 @@ def describe_preprocessing(
     return (
         f"The {' and '.join(modalities)} image{'s' if pair else ''} of each session "
         f"{'were' if pair else 'was'} checked and converted to float32; then, in this order, "
-        f"{'; '.join(done)}. "
+        f"{'; '.join(done)}. {_HEAD if settings.whole_head else ''}"
     )

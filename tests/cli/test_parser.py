@@ -47,6 +47,8 @@ def parsed(*flags: str) -> config.Config:
         ("", "model", "tta", None),
         ("--tta", "model", "tta", True),
         ("--no-tta", "model", "tta", False),
+        ("", "model", "precision", "auto"),
+        ("--precision bf16", "model", "precision", "bf16"),
         ("--threshold .2", "model", "threshold", 0.2),
         ("--min-lesion-volume 0", "model", "min_lesion_volume", 0.0),
         ("", "processing", "brain_extraction", "auto"),

@@ -211,3 +211,23 @@ def test_models_of_the_variable_are_installed(
     write_model(tmp_path)
     monkeypatch.setenv("BIDS_STROKE_MODELS", str(tmp_path))
     assert descriptor.find("tiny").root == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("steps", "fits"),
+    [
+        ('["reorient", "brain_extraction"]', True),
+        ('["reorient", "brain_extraction", "register"]', True),
+        ('["brain_extraction", "reorient"]', False),
+        ('["reorient", "brain_extraction", "zscore"]', False),
+        ('["reorient", "brain_extraction", "crop"]', False),
+    ],
+)
+def test_a_whole_head_is_not_preprocessed_further(tmp_path: Path, steps: str, fits: bool) -> None:
+    table = f'steps = {steps}\nreference = "T1w"\nwhole_head = true'
+    path = write_model(tmp_path, preprocessing=table)
+    if fits:
+        assert descriptor.load(path).preprocessing.whole_head
+    else:
+        with pytest.raises(UnusableData, match="whole_head allows only"):
+            descriptor.load(path)

@@ -243,3 +243,19 @@ def test_one_modality_and_a_precomputed_mask(tmp_path: Path) -> None:
     assert geometry.same_grid(geometry.grid_of(found), geometry.grid_of(load_image(t1w)))
     ratio = (found.get_fdata().sum() * 64) / (eroded.sum() * 125)
     assert ratio == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("modalities", PAIRS)
+def test_a_network_may_see_whole_heads(modalities: tuple[str, ...]) -> None:
+    steps = ("reorient", "brain_extraction", "register")
+    workflow = build(steps=steps, modalities=modalities, whole_head=True)
+    edges = workflow._graph.in_edges(workflow.get_node("outputnode"), data=True)
+    sources = {new: str(node) for node, _, d in edges for _, new in d["connect"]}
+    names = {"t1w": "t1w_reorient", "flair": "flair_reorient"}
+    if len(modalities) == 2:
+        names["t1w"] = "t1w_head_to_flair"
+    for modality in modalities:
+        assert sources[f"network_{modality.lower()}"].endswith(names[modality.lower()])
+    assert sources["network_mask"].endswith("_brain")
+    assert "with their skull" in workflow.__desc__
+    assert "with their skull" not in build(steps=steps, modalities=modalities).__desc__

@@ -24,6 +24,7 @@ def make(tmp_path: Path, modalities: tuple[str, ...], **changes: object):
         "operating_point": model.operating_point,
         "folds": (),
         "tta": None,
+        "precision": "auto",
         "device": "cpu",
         "use_gpu": False,
         "omp_nthreads": 1,
