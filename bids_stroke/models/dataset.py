@@ -12,6 +12,8 @@ import numpy as np
 
 from bids_stroke.core.files import load_image, read_json, write_json
 from bids_stroke.core.splits import Item, Split
+from bids_stroke.errors import UsageError
+from bids_stroke.models.recipe import Cases
 
 LABELS = {"background": 0, "lesion": 1}
 
@@ -21,7 +23,8 @@ class Case:
     """One session to train on. Files are absolute paths; images and ``brain`` and ``label`` lie on
     the network's grid, ``native``, ``native_brain`` and ``truth`` on that of the image ``space`` on
     which the reference was drawn. ``transform`` is an ITK file that takes maps from the network's
-    image to ``space``, or empty. ``content`` is a digest of the images' voxels.
+    image to ``space``, or empty. ``outside`` is the share of the label outside the brain, and
+    ``contrast`` that of ``core.sides.mirror_contrast`` (None: no answer).
     """
 
     case: str
@@ -40,7 +43,8 @@ class Case:
     spacing: tuple[float, ...] = ()
     cropped_shape: tuple[int, ...] = ()
     cropped_share: float = 1.0
-    content: str = ""
+    outside: float = 0.0
+    contrast: float | None = None
 
     def item(self) -> Item:
         """What splits need to know."""
@@ -116,6 +120,42 @@ class Places:
         finally:
             os.environ.clear()
             os.environ.update(before)
+
+
+def select_cases(
+    rule: Cases, cases: Sequence[Case], columns: Mapping[str, Mapping[str, Any]], seed: int
+) -> list[Case]:
+    """Cases that a recipe's rule lets train.
+
+    ``columns`` are the values of participants.tsv by participant, whose columns ``region`` and
+    ``super_region`` say where a lesion lies. Raises UsageError where a rule needs a column that a
+    participant does not have, and where nothing is left.
+    """
+    kept = [case for case in cases if case.volume_ml >= rule.min_volume_ml]
+    if rule.drop_regions:
+        dropped = set(rule.drop_regions)
+        kept = [c for c in kept if _column(columns, c, "region") not in dropped]
+    if rule.super_regions:
+        wanted = set(rule.super_regions)
+        kept = [c for c in kept if _column(columns, c, "super_region") in wanted]
+    for name, value in rule.where.items():
+        kept = [c for c in kept if _column(columns, c, name) == str(value)]
+    if rule.most is not None and len(kept) > rule.most:
+        chosen = np.random.default_rng(seed).permutation(len(kept))[: rule.most]
+        kept = [kept[index] for index in sorted(chosen)]
+    if not kept:
+        raise UsageError("The recipe's rule of cases leaves none to train on: look at its [cases].")
+    return kept
+
+
+def _column(columns: Mapping[str, Mapping[str, Any]], case: Case, name: str) -> str:
+    value = columns.get(case.participant, {}).get(name)
+    if value is None:
+        raise UsageError(
+            f"The recipe chooses cases by '{name}', but participants.tsv has none for "
+            f"{case.participant}: add the column."
+        )
+    return str(value)
 
 
 def write_cases(cases: Sequence[Case], path: Path) -> Path:

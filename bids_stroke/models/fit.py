@@ -1,10 +1,12 @@
 """Train one fold, stage after stage, and validate it as it will be used: a process of its own.
 
 ``python -m bids_stroke.models.fit JOB.json``; a killed job goes on where its last checkpoint is.
+With ``--estimate`` it only times a few iterations, and writes ``estimate.json``.
 """
 
 import fcntl
 import json
+import os
 import signal
 import sys
 import time
@@ -12,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -58,7 +61,7 @@ def main(arguments: list[str]) -> int:
     """
     job = Job(**json.loads(Path(arguments[0]).read_text(encoding="utf-8")))
     try:
-        run(job)
+        write_estimate(job) if "--estimate" in arguments else run(job)
     except BidsStrokeError as error:
         print(f"{type(error).__module__}.{type(error).__name__}: {error}", file=sys.stderr)
         return error.exit_code
@@ -240,6 +243,16 @@ def validate(job: Job, recipe: Recipe, stage_folder: Path) -> None:
 
 def _newer(path: Path, other: Path) -> bool:
     return path.is_file() and path.stat().st_mtime >= other.stat().st_mtime
+
+
+def write_estimate(job: Job) -> None:
+    """Write ``estimate.json`` beside the dataset, unless it is there for this device."""
+    path = Path(job.root) / "estimate.json"
+    if path.is_file() and read_json(path)["device"] == job.device:
+        return
+    with TemporaryDirectory() as folder:
+        os.environ["nnUNet_results"] = folder  # noqa: SIM112 - nnU-Net's name
+        write_json(path, {"device": job.device, **estimate(job)})
 
 
 def estimate(job: Job, iterations: int = 3) -> dict[str, float]:

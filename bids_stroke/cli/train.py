@@ -1,0 +1,519 @@
+"""The train level: check the data, preprocess, split, train, validate, and leave a model."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bids_stroke.config import Config
+from bids_stroke.errors import (
+    BidsStrokeError,
+    InputMissing,
+    NothingSelected,
+    TryAgain,
+    UnusableData,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from bids_stroke.bids.pairs import Pair
+    from bids_stroke.bids.training_checks import Finding, Reference
+    from bids_stroke.core.splits import Split
+    from bids_stroke.models.dataset import Case, Places
+    from bids_stroke.models.descriptor import Descriptor
+    from bids_stroke.models.recipe import Recipe
+
+Columns = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training will do: recipe, start, sessions with their references, and the rest."""
+
+    recipe: "Recipe"
+    pretrained: "Descriptor | None"
+    references: "Sequence[Reference]"
+    left_out: Mapping[str, str]
+    columns: Columns
+
+    @property
+    def participants(self) -> list[str]:
+        """All participants, with ``sub-``, sorted."""
+        return sorted({f"sub-{one.pair.subject}" for one in self.references})
+
+
+def run_train(config: Config) -> int:
+    """The train level; returns the exit code."""
+    from bids_stroke.cli import run
+
+    plan = make_plan(config)
+    findings = _check_raw(plan)
+    _say_plan(config, plan, findings)
+    if config.execution.dry_run:
+        return UnusableData.exit_code if _errors(findings) else 0
+    log_dir = run.start_logs(config)
+    _write_findings(findings, log_dir)
+    plan = _without_errors(config, plan, findings)
+    with (
+        run._environment(config),
+        run._quiet(config),
+        _engine(config, len(plan.references), log_dir),
+    ):
+        cases = prepare_cases(config, plan, log_dir)
+        cases = _check_places(config, cases, log_dir)
+        return _train(config, plan, cases, log_dir)
+
+
+def make_plan(config: Config) -> Plan:
+    """Recipe, model to start from, and sessions that have all channels and a reference mask."""
+    from bids_stroke.bids.masks import find_reference_masks
+    from bids_stroke.bids.training_checks import choose_reference
+    from bids_stroke.cli import run
+
+    recipe, pretrained = choose_recipe(config)
+    selection = run.select_pairs(config)
+    roots = run.find_reference_roots(config)
+    references, left_out = [], {}
+    for pair in selection.pairs:
+        if missing := [c for c in recipe.channels if c not in pair.modalities]:
+            left_out[pair.label] = f"it has no {' and no '.join(missing)}"
+            continue
+        masks = find_reference_masks(roots, pair)
+        chosen = choose_reference(pair, masks, recipe.preprocessing.reference)
+        if chosen is None:
+            left_out[pair.label] = "it has no reference mask"
+        else:
+            references.append(chosen)
+    if not references:
+        reasons = ", ".join(sorted(set(left_out.values()))) or "there are no images"
+        raise NothingSelected(f"{config.dataset.bids_dir} has no session to train on: {reasons}.")
+    columns = read_columns(config.dataset.bids_dir)
+    return Plan(recipe, pretrained, references, left_out, columns)
+
+
+def choose_recipe(config: Config) -> "tuple[Recipe, Descriptor | None]":
+    """Recipe with what the command line changes, and the model that it starts from, if any."""
+    from bids_stroke.models import descriptor, recipe
+
+    asked = config.training
+    found = recipe.find(asked.recipe)
+    start = asked.pretrained or found.pretrained
+    if found.pretrained_required and not start:
+        raise UsageError(f"The recipe '{found.name}' starts from a model: name it by --pretrained.")
+    chosen = found.with_pretrained(bool(start)).shortened(
+        epochs=asked.epochs, iterations=asked.iterations
+    )
+    if chosen.method != "nnunet":
+        raise UsageError(f"The recipe '{found.name}' trains no network: it is not for this level.")
+    if not start:
+        return chosen, None
+    if not any(stage.start == "pretrained" for stage in chosen.stages):
+        raise UsageError(f"The recipe '{found.name}' starts from no model: leave --pretrained out.")
+    model = descriptor.find(start, config.model.models_dir)
+    steps = replace(
+        model.preprocessing,
+        reference=chosen.preprocessing.reference,
+    )
+    return replace(chosen, preprocessing=steps), model
+
+
+def read_columns(bids_dir: Path) -> dict[str, dict[str, str]]:
+    """Rows of participants.tsv by participant; empty without the file."""
+    import csv
+
+    path = bids_dir / "participants.tsv"
+    if not path.is_file():
+        return {}
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        rows = list(csv.DictReader(stream, delimiter="\t"))
+    return {row["participant_id"]: row for row in rows if row.get("participant_id")}
+
+
+def groups_of(pairs: "Iterable[Pair]", columns: Columns, group_by: str | None) -> dict[str, str]:
+    """What stays together, by label: the participant, or the value of a column.
+
+    Raises UsageError for a column that participants.tsv does not have, or not for everyone.
+    """
+    groups = {}
+    for pair in pairs:
+        participant = f"sub-{pair.subject}"
+        value = columns.get(participant, {}).get(group_by) if group_by else participant
+        if value in (None, "", "n/a"):
+            raise UsageError(
+                f"participants.tsv has no '{group_by}' for {participant}: correct it or --group-by."
+            )
+        groups[pair.label] = str(value)
+    return groups
+
+
+# Checks
+
+
+def _check_raw(plan: Plan) -> "list[Finding]":
+    from bids_stroke.bids.training_checks import check_references
+
+    return check_references(plan.references)
+
+
+def _errors(findings: "Sequence[Finding]") -> set[str]:
+    """Labels of the sessions that have an error."""
+    return {f.label for f in findings if f.severity == "error"}
+
+
+def _say_plan(config: Config, plan: Plan, findings: "Sequence[Finding]") -> None:
+    from bids_stroke.bids.training_checks import lines
+
+    start = f", from the model '{plan.pretrained.name}'" if plan.pretrained else ""
+    print(f"Recipe '{plan.recipe.name}'{start}: {plan.recipe.title}")
+    for stage in plan.recipe.stages:
+        own = plan.recipe.of_stage(stage)
+        print(
+            f"  stage '{stage.name}' on {' + '.join(own.channels)}: {own.schedule.epochs} epochs "
+            f"of {own.schedule.iterations} iterations"
+        )
+    sessions = len(plan.references)
+    print(f"{sessions} session(s) of {len(plan.participants)} participant(s) have what it needs.")
+    for label, reason in sorted(plan.left_out.items()):
+        print(f"  {label} is left out: {reason}")
+    for line in lines(findings, sessions):
+        print(line, flush=True)
+
+
+def _write_findings(findings: "Sequence[Finding]", log_dir: Path) -> None:
+    from bids_stroke.bids.training_checks import table
+    from bids_stroke.core.files import write_text
+
+    write_text(log_dir / "training_checks.tsv", table(findings))
+
+
+def _without_errors(config: Config, plan: Plan, findings: "Sequence[Finding]") -> Plan:
+    """The plan without sessions that have an error; without --allow-findings one ends the run."""
+    bad = _errors(findings)
+    _refuse(config, bad)
+    kept = [one for one in plan.references if one.pair.label not in bad]
+    if not kept:
+        raise UnusableData("No session is left to train on: correct what the check found.")
+    return replace(plan, references=kept)
+
+
+def _refuse(config: Config, bad: set[str]) -> None:
+    if bad and not config.training.allow_findings:
+        raise UnusableData(
+            f"{len(bad)} session(s) can't be trained on: correct what the check found, or leave "
+            "them out by --allow-findings."
+        )
+
+
+def _check_places(config: Config, cases: "Sequence[Case]", log_dir: Path) -> "list[Case]":
+    """Check the masks on the preprocessed images, and leave out what has an error."""
+    from bids_stroke.bids.training_checks import check_place, lines
+
+    findings = [f for case in cases for f in check_place(case.case, case.outside, case.contrast)]
+    if findings:
+        print("On the preprocessed images:")
+        for line in lines(findings, len(cases)):
+            print(line, flush=True)
+        earlier = (log_dir / "training_checks.tsv").read_text(encoding="utf-8")
+        rows = [f"{f.label}\t{f.severity}\t{f.code}\t{f.message}\n" for f in findings]
+        (log_dir / "training_checks.tsv").write_text(earlier + "".join(rows), encoding="utf-8")
+    bad = _errors(findings)
+    _refuse(config, bad)
+    return [case for case in cases if case.case not in bad]
+
+
+# Running graphs
+
+
+@contextmanager
+def _engine(config: Config, sessions: int, log_dir: Path) -> "Iterator[None]":
+    from bids_stroke.cli import engine
+
+    engine.configure(config.execution, log_dir, sessions)
+    try:
+        yield
+    finally:
+        engine.stop_logging()
+
+
+def prepare_cases(config: Config, plan: Plan, log_dir: Path) -> "list[Case]":
+    """Preprocess all sessions; raises BidsStrokeError, after all ran, when one failed."""
+    from bids_stroke.cli import outcome, run
+    from bids_stroke.models.dataset import Case
+    from bids_stroke.workflows.train import case_file, init_cases_wf
+
+    pairs = [one.pair for one in plan.references]
+    groups = groups_of(pairs, plan.columns, config.training.group_by)
+    workflow = init_cases_wf(
+        config=config,
+        references=plan.references,
+        groups=groups,
+        recipe=plan.recipe,
+        device=run.resolve_device(config.execution.device),
+        log_dir=log_dir,
+    )
+    labels = run.workflow_labels(pairs)
+    _execute(config, workflow, labels, log_dir)
+    failed = outcome.failures(log_dir, labels)
+    for one in failed:
+        print(f"  {one.label}: FAILED: {one.message}")
+    if failed and not config.training.allow_findings:
+        raise BidsStrokeError(
+            f"{len(failed)} session(s) could not be preprocessed: see above, or leave them out by "
+            "--allow-findings."
+        )
+    bad = {one.label for one in failed}
+    files = [case_file(config, one) for one in plan.references if one.pair.label not in bad]
+    return [Case(**json.loads(path.read_text(encoding="utf-8"))) for path in files]
+
+
+def _execute(config: Config, workflow: Any, labels: Mapping[str, str], log_dir: Path) -> None:
+    """Run a graph and show progress; what failed has left crash files."""
+    from bids_stroke.cli import engine, progress, run
+
+    display = progress.choose_display(list(labels.values()))
+    tracker = progress.Tracker(labels, run.node_names(workflow), display)
+    with display:
+        error = engine.run_workflow(workflow, config.execution, tracker, log_dir)
+    progress.write_timing(tracker.times, log_dir / f"timing-{workflow.name}.tsv")
+    if error and not tracker.failed:
+        raise BidsStrokeError(f"The run broke off: {error}.")
+
+
+# Training
+
+
+def _train(config: Config, plan: Plan, cases: "Sequence[Case]", log_dir: Path) -> int:
+    """Split, write what the processes need, run the second graph, and report."""
+    from bids_stroke.cli import run
+    from bids_stroke.cli.train_watch import Watch
+    from bids_stroke.models.dataset import Places, write_cases, write_splits
+    from bids_stroke.reports.training import write_results, write_training_page
+    from bids_stroke.workflows.train import init_train_wf
+
+    output_dir = config.dataset.output_dir.absolute()
+    name = config.training.name or plan.recipe.name
+    places = Places(output_dir / "sourcedata" / "nnunet" / name, name)
+    splits = make_splits(config, plan, cases, places)
+    _check_settings(places, plan, cases, splits)
+    write_cases(cases, places.root / "cases.json")
+    places.preprocessed.mkdir(parents=True, exist_ok=True)
+    write_splits(places, splits, cases)
+    folds = chosen_folds(config, plan.recipe, len(splits))
+    workflow = init_train_wf(
+        config=config,
+        places=places,
+        recipe=plan.recipe,
+        cases=_write_records(places, cases),
+        setup=_write_setup(config, plan, cases, places, splits),
+        jobs=_write_jobs(config, plan, cases, places, splits, folds),
+        device=run.resolve_device(config.execution.device),
+        log_dir=log_dir,
+    )
+    with Watch(places, output_dir, folds):
+        _execute(config, workflow, {workflow.name: name}, log_dir)
+    if failed := _training_failures(log_dir):
+        write_training_page(places.root, output_dir)
+        raise failed
+    for line in write_results(places.root, output_dir):
+        print(line)
+    page = write_training_page(places.root, output_dir)
+    print(f"The model is {places.model}; run it with: participant --model {places.model}")
+    print(f"The report is {page}")
+    return 0
+
+
+def make_splits(
+    config: Config, plan: Plan, cases: "Sequence[Case]", places: "Places"
+) -> "list[Split]":
+    """Splits of an earlier run of this model, else of the user's file, else balanced ones.
+
+    Raises UsageError where those of an earlier run hold other cases.
+    """
+    from bids_stroke.core import splits
+    from bids_stroke.models.dataset import read_splits
+
+    items = [case.item() for case in cases]
+    there = places.root / "splits.json"
+    if config.training.split_file:
+        return splits.from_table(_read_split_file(config.training.split_file), items)
+    if there.is_file():
+        earlier = read_splits(there)
+        if {c for s in earlier for c in s.val + s.train} == {item.case for item in items}:
+            return earlier
+        raise UsageError(
+            f"{there.parent} was made of other sessions: give the new model another --name."
+        )
+    groups = len({item.group for item in items})
+    count = min(plan.recipe.folds.count, groups)
+    if count < plan.recipe.folds.count:
+        print(f"{groups} group(s) make {count} folds, not {plan.recipe.folds.count}.")
+    if count < 2:
+        raise UsageError("One group can't be split: training needs two participants at least.")
+    return splits.make_splits(items, count, plan.recipe.seed)
+
+
+def _read_split_file(path: Path) -> list[dict[str, list[str]]]:
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputMissing(f"The splits {path} can't be read: {error}.") from error
+    except ValueError as error:
+        raise UsageError(f"The splits {path} are not valid JSON: {error}.") from error
+    if not isinstance(table, list) or not all(isinstance(fold, dict) for fold in table):
+        raise UsageError(f"The splits {path} must be a list of objects with train and val.")
+    return table
+
+
+def chosen_folds(config: Config, recipe: "Recipe", count: int) -> list[int]:
+    """Folds to train: those of ``--folds``, else of the recipe, else all; raises UsageError."""
+    asked = [fold for fold in config.model.folds if fold != "all"] or list(recipe.folds.train)
+    folds = sorted({int(fold) for fold in asked}) or list(range(count))
+    if wrong := [fold for fold in folds if fold >= count]:
+        raise UsageError(f"There is no fold {wrong[0]}: there are {count}, from 0 on.")
+    return folds
+
+
+def _check_settings(
+    places: "Places", plan: Plan, cases: "Sequence[Case]", splits: "Sequence[Split]"
+) -> None:
+    """Refuse to go on with a model that was begun with other settings; raises UsageError."""
+    from bids_stroke.core.files import read_json
+    from bids_stroke.models.packing import write_settings
+    from bids_stroke.models.recipe import plain
+
+    recipe = {key: value for key, value in plain(plan.recipe).items() if key != "folds"}
+    settings = {
+        "recipe": recipe,
+        "pretrained": plan.pretrained.name if plan.pretrained else "",
+        "splits": [[list(s.train), list(s.val)] for s in splits],
+    }
+    path = places.root / "settings.json"
+    if path.is_file() and (before := read_json(path)) != settings:
+        parts = [key for key in settings if before.get(key) != settings[key]]
+        if parts == ["recipe"]:
+            old = before["recipe"]
+            parts = [f"recipe: {k}" for k in recipe if recipe[k] != old.get(k)]
+        raise UsageError(
+            f"{places.root} was begun with other settings ({', '.join(parts)}): give the new model "
+            "another --name, or remove that folder."
+        )
+    write_settings(places.root, settings)
+
+
+def _write_records(places: "Places", cases: "Sequence[Case]") -> list[Path]:
+    """One JSON a case, left alone where it is the same, so that its arrays are kept."""
+    from bids_stroke.core.files import write_text
+
+    folder = places.root / "cases"
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for case in cases:
+        path, text = folder / f"{case.case}.json", json.dumps(asdict(case), indent=2)
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            write_text(path, text)
+        paths.append(path)
+    return paths
+
+
+def _write_setup(
+    config: Config,
+    plan: Plan,
+    cases: "Sequence[Case]",
+    places: "Places",
+    splits: "Sequence[Split]",
+) -> Path:
+    """What the planning and the collecting step know of the model."""
+    from bids_stroke.core.files import write_json
+    from bids_stroke.models.recipe import plain
+    from bids_stroke.workflows.train import describe_training
+
+    dataset, synthetic = _dataset(config.dataset.bids_dir)
+    people = len({case.participant for case in cases})
+    synthetic = synthetic or bool(plan.pretrained and plan.pretrained.synthetic)
+    return write_json(
+        places.root / "setup.json",
+        {
+            "root": str(places.root),
+            "name": places.name,
+            "recipe": plain(plan.recipe),
+            "pretrained": str(plan.pretrained.file) if plan.pretrained else "",
+            "pretrained_name": plan.pretrained.name if plan.pretrained else "",
+            "training_data": f"{len(cases)} sessions of {people} participants of {dataset}",
+            "synthetic": synthetic,
+            "group_by": config.training.group_by or "participant",
+            "methods": describe_training(plan.recipe, cases, len(splits), config.training.group_by),
+        },
+    )
+
+
+def _dataset(bids_dir: Path) -> tuple[str, bool]:
+    """Name of the dataset, and whether it is our demonstration."""
+    from bids_stroke.bids.demo import GENERATOR
+
+    try:
+        table = json.loads((bids_dir / "dataset_description.json").read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):
+        return bids_dir.name, False
+    made_by = [str(one.get("Name")) for one in table.get("GeneratedBy") or []]
+    return str(table.get("Name", bids_dir.name)), GENERATOR in made_by
+
+
+def _write_jobs(
+    config: Config,
+    plan: Plan,
+    cases: "Sequence[Case]",
+    places: "Places",
+    splits: "Sequence[Split]",
+    folds: Sequence[int],
+) -> dict[int, Path]:
+    """One job a fold, with the cases that each stage trains on."""
+    from bids_stroke.cli import run
+    from bids_stroke.models.dataset import select_cases
+    from bids_stroke.models.fit import Job, write_job
+    from bids_stroke.models.recipe import plain
+
+    device = run.resolve_device(config.execution.device)
+    written = {}
+    for fold in folds:
+        own = [case for case in cases if case.case in splits[fold].train]
+        train_on = {
+            stage.name: tuple(
+                case.case
+                for case in select_cases(
+                    plan.recipe.of_stage(stage).cases, own, plan.columns, plan.recipe.seed
+                )
+            )
+            for stage in plan.recipe.stages
+        }
+        job = Job(
+            root=str(places.root),
+            name=places.name,
+            recipe=plain(plan.recipe),
+            fold=fold,
+            train_on=train_on,
+            pretrained=str(plan.pretrained.file) if plan.pretrained else "",
+            device="cuda" if device.startswith("cuda") else device,
+            threads=config.execution.omp_nthreads,
+        )
+        written[fold] = write_job(job, places.root / f"fold_{fold}.json")
+    return written
+
+
+def _training_failures(log_dir: Path) -> BidsStrokeError | None:
+    """What the crash files of the second graph say, as one error."""
+    from bids_stroke.cli import outcome
+    from bids_stroke.core.crashes import read_crash
+
+    crashes = [
+        (read_crash(path.read_text(encoding="utf-8", errors="replace")), path)
+        for path in sorted((log_dir / "train").glob("crash-*.txt"))
+    ]
+    if not crashes:
+        return None
+    sentences = dict.fromkeys(outcome.sentence(crash, path) for crash, path in crashes)
+    kind = TryAgain if all(crash.again for crash, _ in crashes) else BidsStrokeError
+    return kind(" ".join(sentences))
