@@ -12,6 +12,9 @@ from typing import Any, Protocol, TextIO
 from bids_stroke.core.files import write_text
 
 STEPS = (
+    ("train_wf.fold", "training"),
+    ("train_wf.estimate", "estimate"),
+    ("train_wf.collect", "evaluation"),
     ("reportlets_wf", "figures"),
     ("outputs_wf", "writing"),
     ("conform", "conform"),
