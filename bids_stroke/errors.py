@@ -4,6 +4,8 @@ The codes follow BSD's ``sysexits.h`` where it has one, and the BIDS Apps of the
 Every message is one sentence that names the file and says what to do.
 """
 
+import errno
+
 
 class BidsStrokeError(Exception):
     """Base of all expected errors; alone, it means that some participants failed."""
@@ -63,3 +65,8 @@ class TryAgain(BidsStrokeError):
     """Memory or disk ran out: the same run may succeed with more of it."""
 
     exit_code = 75
+
+
+def is_full(error: OSError) -> bool:
+    """Does an error of the system mean that the disk or the user's share of it is full?"""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)

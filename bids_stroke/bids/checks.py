@@ -2,12 +2,16 @@
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from bids_stroke.errors import InputMissing, InvalidDataset, NothingSelected
+from bids_stroke.errors import InputMissing, InvalidDataset, NothingSelected, UnusableData
 
 REQUIRED = ("Name", "BIDSVersion")
+LONGEST_LABEL = 160
+"""Characters that leave room for the rest of an output's name; file systems allow 255 bytes."""
+_LABEL = re.compile(r"[a-zA-Z0-9]+-[a-zA-Z0-9+]+(_[a-zA-Z0-9]+-[a-zA-Z0-9+]+)*")
 
 
 def check_dataset(bids_dir: Path) -> None:
@@ -62,3 +66,17 @@ def check_participants(bids_dir: Path, participants: Sequence[str]) -> None:
     if absent := sorted(set(participants) - set(subjects(bids_dir))):
         names = ", ".join(f"sub-{label}" for label in absent)
         raise NothingSelected(f"There is no {names} in {bids_dir}: check --participant-label.")
+
+
+def check_label(label: str, source: Path) -> None:
+    """Raise UnusableData when the entities of an image can't name outputs."""
+    if not _LABEL.fullmatch(label):
+        raise UnusableData(
+            f"{source} has a name that BIDS does not allow ({label!r}): rename it, and its "
+            "folders, with letters, digits and + only."
+        )
+    if len(label) > LONGEST_LABEL:
+        raise UnusableData(
+            f"{source} has too long a name for its outputs ({len(label)} characters, at most "
+            f"{LONGEST_LABEL}): rename it."
+        )

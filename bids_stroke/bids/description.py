@@ -13,7 +13,7 @@ from bids_stroke import __version__
 from bids_stroke.bids import names
 from bids_stroke.core.files import read_json, write_text
 from bids_stroke.core.files import write_json as write_json_file
-from bids_stroke.errors import CannotCreate
+from bids_stroke.errors import CannotCreate, is_full
 
 NAME = "bids_stroke"
 BIDS_VERSION = "1.10.0"
@@ -63,6 +63,8 @@ def describe_dataset(
         _write(output_dir / "README.md", README, replace=False)
         _write(output_dir / ".bidsignore", "\n".join(names.spec()["ignore"]) + "\n", replace=False)
     except OSError as error:
+        if is_full(error):
+            raise
         raise CannotCreate(
             f"The output folder {output_dir} can't be written: {error}; choose another."
         ) from error

@@ -83,7 +83,7 @@ class Pair:
     @property
     def workflow_name(self) -> str:
         """Name of the pair's sub-workflow: its label, in the letters that nipype allows."""
-        return self.label.replace("-", "_") + "_wf"
+        return self.label.replace("-", "_").replace("+", "__") + "_wf"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,14 +1,18 @@
 """The nipype engine: its settings, and a process pool that outlives a worker's death."""
 
+import ctypes
 import gc
 import logging
 import multiprocessing
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from multiprocessing import connection
 from pathlib import Path
 from traceback import format_exception
 from typing import Any
@@ -17,6 +21,7 @@ import nipype
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin, run_node
 
 from bids_stroke.cli import memory
+from bids_stroke.cli.limits import limit_gb
 from bids_stroke.config import Execution
 from bids_stroke.errors import InputMissing, TryAgain, UsageError
 
@@ -24,11 +29,13 @@ KILLED = (
     "A worker process was killed while it ran this step, most likely because memory ran out: "
     "give more memory, or lower --nprocs or --mem."
 )
+_PR_SET_PDEATHSIG = 1
 PRELOADED = ["nipype.pipeline.engine", "nibabel", "scipy.ndimage", "bids_stroke.interfaces.bids"]
 
 
 def start_worker(folder: str, log: str, environ: dict[str, str], monitor: bool) -> None:
     """Prepare a worker: its folder and environment, and a log for whatever tools print."""
+    _end_with_the_run()
     os.chdir(folder)
     os.environ.update(environ)
     nipype.config.resource_monitor = monitor
@@ -39,6 +46,23 @@ def start_worker(folder: str, log: str, environ: dict[str, str], monitor: bool) 
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
         os.close(descriptor)
+
+
+def _end_with_the_run() -> None:
+    """Have this worker killed when the main process is: nothing else would tell it.
+
+    A worker that outlives its run would go on to write where the next run works.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_die_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _die_with(sentinel: int) -> None:
+    connection.wait([sentinel])
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def run_step(node: Any, updatehash: bool, task: int, table: Path | None = None) -> dict[str, Any]:
@@ -225,16 +249,8 @@ def pool_arguments(execution: Execution) -> dict[str, Any]:
         "raise_insufficient": False,
         "mp_context": "forkserver",
     }
-    memory = execution.memory_gb or container_memory_gb(Path("/sys/fs/cgroup/memory.max"))
+    memory = execution.memory_gb or limit_gb()
     return {**arguments, "memory_gb": memory} if memory else arguments
-
-
-def container_memory_gb(path: Path) -> float | None:
-    """Nine tenths of what a control group (version 2) allows, in GB; None without a limit."""
-    try:
-        return 0.9 * int(path.read_text(encoding="ascii")) / 1024**3
-    except (OSError, ValueError):
-        return None
 
 
 def _plugin_class(name: str) -> Any:

@@ -1,12 +1,16 @@
 """Environment variables of a run, set before the heavy parts are imported, and where they point."""
 
+import hashlib
 import os
+import shutil
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 
+from bids_stroke import __version__
 from bids_stroke.config import Execution
 from bids_stroke.core.files import write_text
-from bids_stroke.errors import CannotCreate
+from bids_stroke.errors import BidsStrokeError, CannotCreate, TryAgain, is_full
 
 THREADS = (
     "OMP_NUM_THREADS",
@@ -14,8 +18,44 @@ THREADS = (
     "OPENBLAS_NUM_THREADS",
     "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
 )
-OWN_FOLDERS = ("bids_stroke_wf", "environment")
+STEPS_FOLDER = "bids_stroke_steps"
+ENVIRONMENT_FOLDER = "bids_stroke_environment"
+OWN_FOLDERS = (f"{STEPS_FOLDER}-*", ENVIRONMENT_FOLDER)
 """Folders of ours in the work folder: only they are removed by ``--clean-workdir``."""
+NUMERICS = ("torch", "nnunetv2", "antspyx", "numpy", "scipy", "nibabel", "deepbet", "HD_BET")
+"""Packages whose version changes results."""
+
+
+def steps_folder(work_dir: Path, dataset: Path) -> Path:
+    """Folder of intermediate results of a dataset, in the state of the program that made them.
+
+    nipype looks at a step's inputs only: with another version of the program or of the packages
+    that compute, or another dataset, results of earlier runs must not be found.
+    """
+    state = hashlib.sha256(str(dataset).encode())
+    for name in NUMERICS:
+        state.update(f"{name} {_version(name)}".encode())
+    for path in sorted(_package().rglob("*.py")):
+        state.update(path.read_bytes())
+    return work_dir / f"{STEPS_FOLDER}-{__version__}-{state.hexdigest()[:12]}"
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _package() -> Path:
+    return Path(__file__).parents[1]
+
+
+def remove_own_folders(work_dir: Path) -> None:
+    """Remove intermediate results of all versions; what is not ours stays."""
+    for pattern in OWN_FOLDERS:
+        for folder in work_dir.glob(pattern):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def prepare(execution: Execution, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -25,7 +65,7 @@ def prepare(execution: Execution, environ: Mapping[str, str] = os.environ) -> di
     one, because it would unpack its archive in every process; a home folder that can't be written
     is replaced by one in the work folder. Raises CannotCreate when that can't be written either.
     """
-    folder = execution.work_dir / "environment"
+    folder = execution.work_dir / ENVIRONMENT_FOLDER
     threads = str(execution.omp_nthreads)
     variables = {"NO_ET": "1", "NIPYPE_NO_ET": "1", "MPLBACKEND": "Agg"}
     variables |= dict.fromkeys(THREADS, threads)
@@ -38,10 +78,17 @@ def prepare(execution: Execution, environ: Mapping[str, str] = os.environ) -> di
             (folder / "home").mkdir(exist_ok=True)
             variables["HOME"] = str(folder / "home")
     except OSError as error:
-        raise CannotCreate(
-            f"The work folder {execution.work_dir} can't be written: {error}; choose another by -w."
-        ) from error
+        raise cannot_write(execution.work_dir, error) from error
     return variables
+
+
+def cannot_write(work_dir: Path, error: OSError) -> BidsStrokeError:
+    """The error for a work folder that can't be written; a full disk may have room later."""
+    if is_full(error):
+        return TryAgain(f"The disk of the work folder {work_dir} is full: free some space.")
+    return CannotCreate(
+        f"The work folder {work_dir} can't be written: {error}; choose another by -w."
+    )
 
 
 def _is_writable(home: Path) -> bool:

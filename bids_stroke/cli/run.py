@@ -1,6 +1,5 @@
 """The BIDS App: ``main(argv)`` checks, plans, runs, reports, and returns the exit code."""
 
-import errno
 import os
 import shutil
 import sys
@@ -8,7 +7,7 @@ import traceback
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from bids_stroke.errors import (
     TryAgain,
     UnusableData,
     UsageError,
+    is_full,
 )
 
 if TYPE_CHECKING:
@@ -70,9 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MemoryError:
         return _say_error(TryAgain("Memory ran out: give more, or lower --nprocs."))
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         return _say_error(
-            TryAgain(f"{error}: free some disk.") if full else InputOutputError(error)
+            TryAgain(f"{error}: free some disk.") if is_full(error) else InputOutputError(error)
         )
 
 
@@ -96,6 +95,10 @@ def run(config: Config) -> int:
             raise InputMissing(f"There is no folder {path}: check -d {name}=.")
     if dataset.level == "group":
         return run_group(config)
+    if dataset.level == "train":
+        from bids_stroke.cli.train import run_train
+
+        return run_train(config)
     return run_participants(config)
 
 
@@ -170,11 +173,16 @@ def run_participants(config: Config) -> int:
     if config.execution.dry_run:
         _print_plan(config, plan)
         return 0
-    log_dir = start_logs(config)
+    with _environment(config), _claimed(config, plan) as plan, _quiet(config):
+        return _run_plan(config, plan, start_logs(config))
+
+
+def _run_plan(config: Config, plan: Plan, log_dir: Path) -> int:
+    """Build the graph of a plan, run it and tell of it."""
     for pair in plan.selection.pairs:
         if pair.label in plan.refused:
             _outcome().write_refusal(log_dir, pair, plan.refused[pair.label])
-    with _environment(config), _quiet(config), _engine(config, plan, log_dir):
+    with _engine(config, plan, log_dir):
         workflow = build_workflow(config, plan, log_dir)
         _write_methods(workflow, config, log_dir)
         if config.execution.boilerplate_only:
@@ -225,12 +233,14 @@ def choose_models(
     config: Config, pairs: "Iterable[Pair]"
 ) -> "tuple[dict[str, tuple[Descriptor, str]], dict[str, BidsStrokeError]]":
     """Model of each pair by label, and the error of those that no model can process."""
+    from bids_stroke.bids.checks import check_label
     from bids_stroke.models.descriptor import choose
 
     models: dict[str, tuple[Descriptor, str]] = {}
     refused: dict[str, BidsStrokeError] = {}
     for pair in pairs:
         try:
+            check_label(pair.label, pair.source)
             models[pair.label] = choose(config.model.name, pair.modalities, config.model.models_dir)
         except UnusableData as error:
             refused[pair.label] = error
@@ -257,6 +267,8 @@ def start_logs(config: Config) -> Path:
         log_dir.mkdir(parents=True)
         write_text(log_dir / "bids_stroke.toml", dumps(config))
     except OSError as error:
+        if is_full(error):
+            raise
         raise CannotCreate(f"The logs can't be written to {log_dir}: {error}.") from error
     return log_dir
 
@@ -264,18 +276,44 @@ def start_logs(config: Config) -> Path:
 @contextmanager
 def _environment(config: Config) -> Iterator[None]:
     """The environment of a run, and as it was afterwards."""
-    from bids_stroke.cli.environment import OWN_FOLDERS, prepare
+    from bids_stroke.cli.claims import use_work_folder
+    from bids_stroke.cli.environment import prepare, remove_own_folders
 
-    if config.execution.clean_workdir:
-        for name in OWN_FOLDERS:
-            shutil.rmtree(config.execution.work_dir / name, ignore_errors=True)
+    work_dir, clean = config.execution.work_dir, config.execution.clean_workdir
     before = dict(os.environ)
-    os.environ.update(prepare(config.execution))
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+    with use_work_folder(work_dir, alone=clean):
+        if clean:
+            remove_own_folders(work_dir)
+        os.environ.update(prepare(config.execution))
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+
+@contextmanager
+def _claimed(config: Config, plan: Plan) -> Iterator[Plan]:
+    """The plan without pairs that another run is computing in the same work folder.
+
+    Raises TryAgain when none is left.
+    """
+    from bids_stroke.cli.claims import claimed
+
+    names = [pair.workflow_name for pair in plan.pairs]
+    with claimed(config.execution.work_dir, names) as taken:
+        busy = {
+            pair.label: TryAgain(
+                f"Another run computes {pair.label} in {config.execution.work_dir}: wait for its "
+                "end, or choose another folder by -w."
+            )
+            for pair in plan.pairs
+            if pair.workflow_name in taken
+        }
+        models = {label: chosen for label, chosen in plan.models.items() if label not in busy}
+        if not models:
+            raise next(iter(busy.values()))
+        yield replace(plan, models=models, refused={**plan.refused, **busy})
 
 
 @contextmanager
@@ -301,15 +339,18 @@ def _engine(config: Config, plan: Plan, log_dir: Path) -> Iterator[None]:
 
 def build_workflow(config: Config, plan: Plan, log_dir: Path) -> Any:
     """The graph of all pairs of a plan."""
+    from bids_stroke.cli.environment import steps_folder
     from bids_stroke.workflows.base import init_bids_stroke_wf
 
-    return init_bids_stroke_wf(
+    workflow = init_bids_stroke_wf(
         config=config,
         pairs=plan.pairs,
         descriptors=plan.models,
         device=resolve_device(config.execution.device),
         log_dir=log_dir,
     )
+    workflow.base_dir = str(steps_folder(config.execution.work_dir, config.dataset.bids_dir))
+    return workflow
 
 
 def resolve_device(device: str) -> str:
@@ -388,7 +429,7 @@ def node_names(workflow: Any) -> list[str]:
 
 
 def _keep_resources(config: Config, workflow: Any, log_dir: Path) -> None:
-    record = config.execution.work_dir / workflow.name / "resource_monitor.json"
+    record = Path(workflow.base_dir) / workflow.name / "resource_monitor.json"
     if config.execution.resource_monitor and record.is_file():
         shutil.copyfile(record, log_dir / record.name)
 

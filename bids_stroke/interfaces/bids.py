@@ -1,6 +1,5 @@
 """The sink: one file under its BIDS name, with its sidecar, written whole or not at all."""
 
-import errno
 import gzip
 import shutil
 from collections.abc import Mapping
@@ -18,9 +17,7 @@ from nipype.interfaces.base import (
 
 from bids_stroke.bids import names
 from bids_stroke.core.files import atomic_path, read_json, write_json
-from bids_stroke.errors import InputOutputError, TryAgain
-
-_FULL = {errno.ENOSPC, errno.EDQUOT}
+from bids_stroke.errors import InputOutputError, TryAgain, is_full
 
 
 class _SinkInputs(BaseInterfaceInputSpec):
@@ -29,6 +26,7 @@ class _SinkInputs(BaseInterfaceInputSpec):
     entities = traits.Dict(mandatory=True, desc="entities of the pair, by their pybids names")
     kind = traits.Str(mandatory=True, desc="kind of output, as data/io_spec.json has it")
     extra = traits.Dict(desc="more entities, suffix, extension")
+    after = traits.List(traits.Str, desc="files that must be there before this one")
     metadata = traits.Dict(desc="content of the sidecar besides the description of the kind")
 
 
@@ -74,7 +72,7 @@ def save_derivative(
             if rules.get("sidecar", True):
                 _write_sidecar(final, rules, metadata or {})
     except OSError as error:
-        if error.errno in _FULL:
+        if is_full(error):
             raise TryAgain(f"The disk is full, so {final} can't be written: free some.") from error
         raise InputOutputError(f"{final} can't be written: {error}.") from error
     return final

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bids_stroke.cli.engine import container_memory_gb, pool_arguments
+from bids_stroke.cli.engine import pool_arguments
 from bids_stroke.cli.environment import prepare
 from bids_stroke.config import Execution
 from bids_stroke.errors import CannotCreate
@@ -41,15 +41,6 @@ def test_work_folder_that_can_not_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CannotCreate, match="another by -w"):
         prepare(Execution(work_dir=tmp_path / "file" / "work"), {})
-
-
-@pytest.mark.parametrize(
-    ("content", "expected"), [("max\n", None), ("10737418240\n", 9.0), (None, None)]
-)
-def test_memory_of_a_container(tmp_path: Path, content: str | None, expected: float) -> None:
-    if content is not None:
-        (tmp_path / "memory.max").write_text(content)
-    assert container_memory_gb(tmp_path / "memory.max") == expected
 
 
 def test_memory_that_the_user_gives() -> None:
