@@ -1,7 +1,7 @@
 """Drawings written straight into a page as SVG, of a size that does not grow with the cohort.
 
-Up to ``MOST_DOTS`` values each is a dot that leads to its page; above, the usual ones are bars or
-one path, and only those that stand out are dots.
+Where values are few each is a dot that leads to its page; else the usual ones are bars or one path,
+and only those that stand out are dots.
 """
 
 import math
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 LOWEST_ML = 0.01
 WIDTH, LEFT, RIGHT, DOT, BASE = 760, 96, 16, 6.0, 44
-MOST_DOTS, MOST_MARKED = 400, 150
+MOST_DOTS, MOST_ROWS, MOST_MARKED = 400, 14, 150
 BARS, BARS_HEIGHT = 60, 72.0
 SIDE, SIDE_LEFT, SIDE_BASE = 460, 64, 48  # of a scatter plot
 
@@ -123,9 +123,9 @@ def _position(volume: float, top: float) -> float:
 
 
 def _free_row(x: float, rows: list[list[float]]) -> int:
-    """First row in which a dot at ``x`` touches no other."""
+    """First row in which a dot at ``x``, right of all before it, touches no other."""
     for number, row in enumerate(rows):
-        if all(abs(x - other) >= 2 * DOT for other in row):
+        if x - row[-1] >= 2 * DOT:
             row.append(x)
             return number
     rows.append([x])
@@ -165,18 +165,25 @@ def _plot(
     digits: int,
 ) -> Plot:
     """Every value as a dot where they are few; else bars, with dots for the marked ones."""
-    few = len(placed) <= MOST_DOTS
-    dotted = list(placed) if few else [item for item in placed if item[1].marked][:MOST_MARKED]
-    rows: list[list[float]] = []
-    spots = [(x, _free_row(x, rows), value) for x, value in sorted(dotted, key=lambda i: i[0])]
+    spots, rows = _stacked(placed) if len(placed) <= MOST_DOTS else ([], MOST_ROWS + 1)
+    few = rows <= MOST_ROWS
+    if not few:
+        spots, rows = _stacked([item for item in placed if item[1].marked][:MOST_MARKED])
     bulk = 0.0 if few else BARS_HEIGHT
-    height = BASE + bulk + 2 * DOT * max(len(rows), 3 if few else 1) + DOT
+    height = BASE + bulk + 2 * DOT * max(rows, 3 if few else 1) + DOT
     floor = height - BASE
     dots = tuple(
         Dot(x, floor - bulk - DOT * (2 * row + 1.5), v.href, _title(v, unit, digits), v.marked)
         for x, row, v in spots
     )
     return Plot(height, dots, ticks, () if few else _bars([x for x, _ in placed], floor))
+
+
+def _stacked(placed: Sequence[tuple[float, Value]]) -> tuple[list[tuple[float, int, Value]], int]:
+    """Places with the row in which a dot touches no other, and the number of rows."""
+    rows: list[list[float]] = []
+    ordered = sorted(placed, key=lambda item: item[0])
+    return [(x, _free_row(x, rows), value) for x, value in ordered], len(rows)
 
 
 def _title(value: Value, unit: str, digits: int) -> str:

@@ -38,8 +38,10 @@ SESSION_COLUMNS = {
     "model_synthetic": "True where the model was trained on synthetic lesions.",
 }
 QC_NAMES = {
-    "lesion_volume_ml": "Total lesion volume in millilitres; judged as log10(volume + 0.01).",
-    "lesion_count": "Number of lesions.",
+    "lesion_volume_ml": "Total lesion volume in millilitres; outliers are told by its logarithm, "
+    "among the sessions with a lesion.",
+    "lesion_count": "Number of lesions; outliers are told by its logarithm, among the sessions "
+    "with a lesion.",
     "similarity_before": "Similarity of T1w and FLAIR as the headers place them.",
     "similarity_after": "Similarity of T1w and FLAIR after the registration.",
     "rotation_deg": "Rotation of the registration in degrees.",
@@ -48,6 +50,7 @@ QC_NAMES = {
     "brain_volume_ml": "Volume of the brain mask in millilitres.",
 }
 OUTLIERS = {"outliers": "Columns in which the session is an outlier, with a comma between them."}
+_SKEWED = ("lesion_volume_ml", "lesion_count")
 _NO_MEASURES = {"label", "entities", "reason", "reference", "model", "lesions", "flags", "versions"}
 
 
@@ -170,15 +173,20 @@ def _numbers(section: Any) -> Iterator[tuple[str, float]]:
 
 
 def outlier_scores(table: pd.DataFrame) -> pd.DataFrame:
-    """Robust z of each measure of ``qc_table``; volumes of lesions by their logarithm."""
+    """Robust z of each measure of ``qc_table``; of lesions by their logarithm."""
     names = [name for name in table if name not in {*KEYS, *OUTLIERS}]
     scores = {}
     for name in names:
         values = table[name].to_numpy(dtype=float)
-        judged = np.log10(values + 0.01) if name == "lesion_volume_ml" else values
+        judged = _logarithm(values) if name in _SKEWED else values
         enough = np.count_nonzero(np.isfinite(judged)) >= OUTLIER_N
         scores[name] = stats.robust_z(judged) if enough else np.full(len(values), np.nan)
     return pd.DataFrame(scores, index=table.index)
+
+
+def _logarithm(values: np.ndarray) -> np.ndarray:
+    """log10 of positive values, NaN for the others."""
+    return np.log10(values, out=np.full(len(values), np.nan), where=values > 0)
 
 
 def write_table(table: pd.DataFrame, columns: Mapping[str, str], path: Path) -> Path:
