@@ -30,6 +30,7 @@ FILTER_KEYS = ("t1w", "flair", "mask")
 EXPORTS = ("fmriprep",)
 EXCLUDE = ("fail", "doubtful", "none")
 THIS_RUN = "this"
+REPORT_IMAGES = ("embedded", "linked")
 BRAIN_EXTRACTION = ("auto", "hd-bet", "hd-bet-1", "embedded", "skip")
 
 Filters = Mapping[str, Mapping[str, Any]]
@@ -123,6 +124,7 @@ class Execution:
     write_graph: bool = False
     stop_on_first_crash: bool = False
     resource_monitor: bool = False
+    report_images: str = field(default="embedded", metadata={"choices": REPORT_IMAGES})
     verbose: int = 0
 
 

@@ -457,6 +457,13 @@ def _add_modes(group: argparse._ArgumentGroup) -> None:
         type=Path,
         help="settings of an earlier run (logs/*/bids_stroke.toml); flags given here win",
     )
+    group.add_argument(
+        "--report-images",
+        dest="execution.report_images",
+        choices=config.REPORT_IMAGES,
+        help="where the viewer of a page has its images from: reduced ones within the page "
+        "(embedded, the default), or the full files beside it (linked)",
+    )
     for flag, key, text in MODES:
         group.add_argument(flag, dest=f"execution.{key}", action="store_true", help=text)
     group.add_argument(

@@ -473,7 +473,10 @@ def _write_reports(
     for participant in participants:
         try:
             write_participant_report(
-                config.dataset.output_dir, participant.removeprefix("sub-"), log_dir
+                config.dataset.output_dir,
+                participant.removeprefix("sub-"),
+                log_dir,
+                linked=config.execution.report_images == "linked",
             )
         except Exception as error:  # noqa: BLE001 - one page must not take the others with it
             if config.execution.verbose:

@@ -139,7 +139,7 @@ def _add_modality(
     workflow.connect([(inputnode, brain, links)])
     workflow.connect(brain, "figure", outputnode, f"brain_{name}")
     if "n4" in descriptor.preprocessing.steps:
-        n4 = pe.Node(N4Figure(), name=f"n4_{name}", mem_gb=0.5)
+        n4 = pe.Node(N4Figure(), name=f"n4_views_{name}", mem_gb=0.5)
         links = [(f"{name}_n4_before", "before"), (f"{name}_n4_after", "after")]
         workflow.connect([(inputnode, n4, links)])
         workflow.connect([(n4, outputnode, [(part, f"n4_{name}_{part}") for part in N4_PARTS])])

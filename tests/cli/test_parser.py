@@ -69,6 +69,7 @@ def parsed(*flags: str) -> config.Config:
         ("--clean-workdir", "execution", "clean_workdir", True),
         ("--boilerplate-only", "execution", "boilerplate_only", True),
         ("--reports-only", "execution", "reports_only", True),
+        ("--report-images linked", "execution", "report_images", "linked"),
         ("--dry-run", "execution", "dry_run", True),
         ("--write-graph", "execution", "write_graph", True),
         ("--stop-on-first-crash", "execution", "stop_on_first_crash", True),

@@ -38,6 +38,7 @@
       this.marks = [...this.article.querySelectorAll("input[data-lesion]")];
       this.state = { rater: "", rating: "", comment: "", not: {}, missed: [], ...kept(this.data.key) };
       root.querySelector(".rating-on").hidden = false;
+      root.querySelector(".no-script").hidden = true;
       for (const mark of this.marks) mark.closest("label").hidden = false;
       this.wire();
       this.show();
