@@ -144,12 +144,13 @@ def find_reference_masks(roots: Iterable[Path], pair: "Pair") -> dict[str, Path]
     found: dict[str, Path] = {}
     for root in roots:
         for path, parsed in _files(root, pair.entities):
-            if _is_reference(parsed) and _agrees(parsed, pair.entities, exact=False):
+            if is_reference(parsed) and _agrees(parsed, pair.entities, exact=False):
                 found.setdefault(_space_of(path, parsed, pair), path)
     return found
 
 
-def _is_reference(parsed: Mapping[str, str]) -> bool:
+def is_reference(parsed: Mapping[str, str]) -> bool:
+    """Is a file with these parsed names a manual lesion mask, and not one of this program?"""
     suffix, desc = parsed.get("suffix", ""), parsed.get("desc", "")
     label = parsed.get("label", "").lower()
     if desc in _OURS:

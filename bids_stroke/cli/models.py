@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from bids_stroke import __version__
+from bids_stroke.cli import ensemble_search
 from bids_stroke.errors import BidsStrokeError, UsageError
 
 INTERRUPTED = 130
@@ -64,6 +65,9 @@ def build_parser() -> argparse.ArgumentParser:
     verify.add_argument("model", metavar="MODEL", nargs="*", help="default: all installed")
     _add_import(command("import", _import, "bring a folder or zip of nnU-Net v2, or one of v1"))
     _add_adapt(command("adapt", _adapt, "make a model for other channels, to train further"))
+    ensemble_search.add_arguments(
+        command("ensemble-search", ensemble_search.run, ensemble_search.TEXT)
+    )
     remove = command("remove", _remove, "remove models from the store")
     remove.add_argument("model", metavar="MODEL", nargs="+", help="name, as list gives it")
     return parser
