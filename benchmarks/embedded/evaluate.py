@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from bids_stroke import data
+from bids_stroke.core import fields
 from bids_stroke.core import lesions as lesion_tools
 from bids_stroke.core.files import write_json
 from bids_stroke.models import descriptor as descriptors
@@ -26,20 +27,48 @@ from bids_stroke.models.predictor import Predictor, load, predict
 from bids_stroke.models.torchvision_shim import ensure_torchvision
 
 INPUTS = (("T1w", "FLAIR"), ("T1w",), ("FLAIR",))
-THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
-VOLUMES_MM3 = (10.0, 30.0, 60.0, 120.0)
+THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+VOLUMES_MM3 = (10.0, 20.0, 30.0, 60.0, 100.0)
 NEAR_MM = 10.0
+CLEAR_ML = 1.0
+BINS = {"<0.1": 0.1, "0.1-1": 1.0, "1-10": 10.0, ">10": np.inf}
 Mask = NDArray[np.bool_]
+Volume = NDArray[np.float32]
 Case = dict[str, NDArray]
 
 
-def probability(predictor: Predictor, case: Case, inputs: Iterable[str]) -> NDArray[np.float32]:
+def as_scanned(name: str, image: Volume, case: Case) -> Volume:
+    """The scan as it is (its slices are 3 to 4 mm thick already)."""
+    return image
+
+
+def thick_flair(name: str, image: Volume, case: Case) -> Volume:
+    """FLAIR with slices of 6 mm; the T1w as it is."""
+    if name == "T1w":
+        return image
+    sizes = nib.affines.voxel_sizes(case["affine"])
+    return fields.thick_slices(image, 2, max(6.0 / sizes[2], 1.0))
+
+
+def noisy(name: str, image: Volume, case: Case) -> Volume:
+    """Rician noise of 6 % of the brain's bright end, as of an old 1.5 T scanner."""
+    rng = np.random.default_rng(len(name))
+    return fields.rician(image, rng, 0.06 * float(np.percentile(image[case["brain"]], 98)))
+
+
+CONDITIONS = {"as scanned": as_scanned, "FLAIR 6 mm": thick_flair, "noise": noisy}
+
+
+def probability(
+    predictor: Predictor, case: Case, inputs: Iterable[str], condition: str
+) -> NDArray[np.float32]:
     """z-score in the brain, then the network, on the case's grid."""
     brain = case["brain"]
     channels = {}
     for name in inputs:
-        values = case[name][brain]
-        channels[name] = np.where(brain, (case[name] - values.mean()) / values.std(), 0)
+        image = CONDITIONS[condition](name, case[name], case)
+        values = image[brain]
+        channels[name] = np.where(brain, (image - values.mean()) / values.std(), 0)
     return predict(predictor, channels, list(nib.affines.voxel_sizes(case["affine"]))) * brain
 
 
@@ -49,58 +78,107 @@ def dice(a: Mask, b: Mask) -> float:
     return float(2 * (a & b).sum() / total) if total else 1.0
 
 
-def score(found: Mask, truth: Mask, near: Mask, voxel_ml: float) -> dict[str, float]:
-    """Dice in the whole brain and near the lesion, detection, false-positive volume."""
-    return {
-        "dice": dice(found, truth),
-        "dice_near": dice(found & near, truth) if truth.any() else np.nan,
-        "detected": float((found & truth).sum() > 0.1 * truth.sum()) if truth.any() else np.nan,
-        "false_ml": float((found & ~near).sum()) * voxel_ml,
-    }
+def nearest_lesion(truth: NDArray[np.uint8], sizes: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Number of the lesion that is nearest to each voxel, within 10 mm; else 0."""
+    if not truth.any():
+        return np.zeros_like(truth)
+    distance, index = ndimage.distance_transform_edt(
+        truth == 0, sampling=sizes, return_indices=True
+    )
+    return np.where(distance <= NEAR_MM, truth[tuple(index)], 0).astype(np.uint8)
+
+
+def by_lesion(found: Mask, case: Case, near: NDArray[np.uint8]) -> list[dict[str, object]]:
+    """Volume, place, Dice within 10 mm and detection (a tenth of it marked) of each lesion."""
+    unit = abs(np.linalg.det(case["affine"])) / 1000
+    rows: list[dict[str, object]] = []
+    for number, (stage, place) in enumerate(zip(case["stages"], case["places"], strict=True), 1):
+        lesion = case["truth"] == number
+        rows.append(
+            {
+                "ml": lesion.sum() * unit,
+                "stage": str(stage),
+                "place": str(place),
+                "dice_near": dice(found & (near == number), lesion),
+                "detected": float((found & lesion).sum() > 0.1 * lesion.sum()),
+            }
+        )
+    return rows
 
 
 def evaluate(
-    predictor: Predictor, files: list[Path], points: list[tuple[float, float]]
-) -> pd.DataFrame:
-    """One row for each case, set of inputs and operating point."""
-    rows = []
-    for file in files:
+    predictor: Predictor,
+    files: list[Path],
+    points: list[tuple[float, float]],
+    conditions: Iterable[str],
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows of lesions and of cases, for each condition, set of inputs and operating point."""
+    lesions, cases = [], []
+    for file, condition, inputs in itertools.product(files, conditions, INPUTS):
+        if condition == "FLAIR 6 mm" and inputs == ("T1w",):
+            continue
         with np.load(file) as arrays:
             case = dict(arrays)
-        truth, affine = case["truth"], case["affine"]
-        sizes = nib.affines.voxel_sizes(affine)
-        near = np.zeros_like(truth)
-        if truth.any():
-            near = ndimage.distance_transform_edt(~truth, sampling=sizes) <= NEAR_MM
-        voxel_ml = float(np.prod(sizes)) / 1000
-        known = {"case": file.stem, "stage": str(case["stage"]), "ml": truth.sum() * voxel_ml}
-        for inputs in INPUTS:
-            prob = probability(predictor, case, inputs)
-            for threshold, volume in points:
-                found = lesion_tools.segment(
-                    prob, affine, threshold=threshold, min_volume_mm3=volume
-                )
-                row = score(found > 0, truth, near, voxel_ml)
-                at = {"inputs": "+".join(inputs), "threshold": threshold, "min_mm3": volume}
-                rows.append({**known, **at, **row})
-        print(file.stem, round(known["ml"], 2), round(rows[-1]["dice"], 3), flush=True)
-    return pd.DataFrame(rows)
+        affine, truth = case["affine"], case["truth"] > 0
+        near = nearest_lesion(case["truth"], nib.affines.voxel_sizes(affine))
+        unit = abs(np.linalg.det(affine)) / 1000
+        prob = probability(predictor, case, inputs, condition)
+        for threshold, volume in points:
+            found = lesion_tools.segment(prob, affine, threshold=threshold, min_volume_mm3=volume)
+            known = {"case": file.stem, "condition": condition, "inputs": "+".join(inputs)}
+            known |= {"threshold": threshold, "min_mm3": volume}
+            lesions += [{**known, **row} for row in by_lesion(found > 0, case, near)]
+            cases.append(
+                {
+                    **known,
+                    "lesions": len(case["stages"]),
+                    "ml": truth.sum() * unit,
+                    "dice": dice(found > 0, truth),
+                    "false_ml": ((found > 0) & (near == 0)).sum() * unit,
+                }
+            )
+        print(file.stem, condition, inputs, round(cases[-1]["dice"], 3), flush=True)
+    return pd.DataFrame(lesions), pd.DataFrame(cases)
 
 
-def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Means by inputs and bin of volume; ``none`` are the scans without an inserted lesion."""
-    names = ["none", "<1 mL", "1-10 mL", ">10 mL"]
-    table = table.assign(bin=pd.cut(table["ml"], [-1, 0, 1, 10, np.inf], labels=names))
-    groups = table.groupby(["inputs", "bin"], observed=True)
-    means = groups[["dice", "dice_near", "detected", "false_ml"]].mean()
-    return means.assign(n=groups.size()).round(3)
+def bins_of(ml: pd.Series) -> pd.Series:
+    """Bin of volume of each lesion."""
+    return pd.cut(ml, [0, *BINS.values()], labels=list(BINS))
 
 
-def operating_points(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean scores of each operating point over the cases with a lesion, false volume over all."""
-    by = ["threshold", "min_mm3"]
-    means = table[table["ml"] > 0].groupby(by)[["dice", "dice_near", "detected"]].mean()
-    return means.assign(false_ml=table.groupby(by)["false_ml"].mean()).round(3)
+def means(lesions: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Mean Dice near the lesion and share found, with the number of lesions."""
+    groups = lesions.groupby(by, observed=True)
+    return groups[["dice_near", "detected"]].mean().assign(n=groups.size()).round(3)
+
+
+def tables(lesions: pd.DataFrame, cases: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """What is reported: by volume, by place, small lesions, conditions, false volume."""
+    lesions = lesions.assign(bin=bins_of(lesions["ml"]))
+    single = cases[cases["lesions"] == 1].assign(bin=lambda t: bins_of(t["ml"]))
+    one = lesions[~lesions["case"].str.contains("_m")]
+    many = lesions[lesions["case"].str.contains("_m")]
+    clear = lesions[lesions["ml"] >= CLEAR_ML]
+    whole = single.groupby(["condition", "inputs", "bin"], observed=True)
+    false = cases[cases["lesions"] == 0].groupby(["condition", "inputs"])["false_ml"]
+    return {
+        "volume": means(one, ["condition", "inputs", "bin"]).join(whole["dice"].mean().round(3)),
+        "place": means(clear[clear["condition"] == "as scanned"], ["inputs", "place"]),
+        "small": means(many, ["condition", "inputs"]),
+        "above_0.1_ml": means(lesions[lesions["ml"] >= 0.1], ["condition", "inputs"]),
+        "above_1_ml": means(clear, ["condition", "inputs"]),
+        "false_ml": false.agg(["min", "max", "count"]).round(2),
+    }
+
+
+def operating_points(lesions: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
+    """Mean scores of each operating point and set of inputs; false volume over all cases."""
+    by = ["inputs", "threshold", "min_mm3"]
+    table = means(lesions, by)
+    clear = lesions[lesions["ml"] >= CLEAR_ML].groupby(by)["dice_near"].mean()
+    return table.assign(
+        clear=clear.round(3), false_ml=cases.groupby(by)["false_ml"].mean().round(2)
+    )
 
 
 def main() -> None:
@@ -112,17 +190,22 @@ def main() -> None:
     ensure_torchvision()
     model = descriptors.load(args.model)
     point = model.operating_point
-    points = [(point.threshold, point.min_volume_mm3)]
+    points, conditions = [(point.threshold, point.min_volume_mm3)], list(CONDITIONS)
     if args.split == "tune":
-        points = list(itertools.product(THRESHOLDS, VOLUMES_MM3))
+        points, conditions = list(itertools.product(THRESHOLDS, VOLUMES_MM3)), ["as scanned"]
     files = sorted((args.run / args.split).glob("*.npz"))
-    table = evaluate(load(model), files, points)
-    table.to_csv(args.run / f"{args.split}.tsv", sep="\t", index=False)
-    result = operating_points(table) if args.split == "tune" else summary(table)
-    print(result.to_string())
-    write_json(
-        args.run / f"{args.split}.json", json.loads(result.reset_index().to_json(orient="records"))
-    )
+    lesions, cases = evaluate(load(model), files, points, conditions)
+    lesions.to_csv(args.run / f"{args.split}_lesions.tsv", sep="\t", index=False)
+    cases.to_csv(args.run / f"{args.split}_cases.tsv", sep="\t", index=False)
+    found = {"points": operating_points(lesions, cases)}
+    found = tables(lesions, cases) if args.split == "report" else found
+    for name, table in found.items():
+        print(f"\n{name}\n{table.to_string()}")
+    records = {
+        name: json.loads(table.reset_index().to_json(orient="records"))
+        for name, table in found.items()
+    }
+    write_json(args.run / f"{args.split}.json", records)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """Put real lesion shapes into real scans: the cases on which evaluate.py scores the model.
 
 ``tune`` takes scans that were also trained on (patient26, sub-04) with shapes of the tune split,
-``report`` both sessions of sub-01 with shapes of the report split: no training saw either.
+``report`` both sessions of sub-01 with shapes of the report split: no training saw either. Each
+split holds one lesion at a time (at its own place, by volume), and twelve small ones at a time
+(30 to 1,500 mm3, anywhere), 36 a scan.
 """
 
 from __future__ import annotations
@@ -14,15 +16,30 @@ import ants
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
-from prepare import AFFINE, SHAPE, template_maps
+from prepare import AFFINE, SHAPE, template_maps, tissues_of
 from scipy import ndimage
 
 from bids_stroke.core import synthesis
-from bids_stroke.models.sampling import MODALITIES, Shape, load_shapes
+from bids_stroke.core.atlases import Atlas
+from bids_stroke.models.atlases import gather
+from bids_stroke.models.sampling import MODALITIES, Shape, load_shapes, open_fluid
 
 BINS_ML = ((0.05, 1.0), (1.0, 10.0), (10.0, 200.0))
 SCANS = {"tune": ("patient26", "sub-04_ses-01"), "report": ("sub-01_ses-01", "sub-01_ses-02")}
+SMALL_ML = (0.03, 1.5)
+MANY, EACH, APART_VOXELS = 3, 12, 4.0
+PLACES = ("cortex", "white matter", "deep grey matter", "cerebellum and brainstem")
+PARTS = (("cerebral cortex",), ("white matter",), ("deep grey",), ("cerebellum", "brainstem"))
 Volume = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """A soft mask on a scan's grid, how it looks and where it lies."""
+
+    soft: Volume
+    stage: synthesis.Stage
+    place: str
 
 
 @dataclass(frozen=True)
@@ -36,10 +53,11 @@ class Scan:
     file: Path
     grid: ants.ANTsImage
     from_template: list[str]
+    tissue: NDArray[np.bool_]  # brain without open fluid
 
-    @property
-    def voxel_ml(self) -> float:
-        return float(abs(np.linalg.det(self.affine))) / 1000
+    def ml(self, lesion: Lesion) -> float:
+        """Volume of a lesion on the scan's grid."""
+        return float((lesion.soft >= 0.5).sum() * abs(np.linalg.det(self.affine))) / 1000
 
 
 def template_image(volume: Volume) -> ants.ANTsImage:
@@ -77,7 +95,8 @@ def read_scan(name: str, shared: Path, work: Path) -> Scan:
         arrays[modality], canonical = to_ras(image.numpy(), affine)
     brain = np.logical_and(*[np.abs(image) > 1e-3 for image in arrays.values()])
     brain = ndimage.binary_fill_holes(ndimage.binary_opening(brain))
-    return Scan(name, arrays, brain, canonical, file, t1w, way)
+    tissue = brain & ~open_fluid(tissues_of(arrays["T1w"], brain)["csf"])
+    return Scan(name, arrays, brain, canonical, file, t1w, way, tissue)
 
 
 def read_raw(stem: Path, reference: Path, work: Path) -> tuple[ants.ANTsImage, ants.ANTsImage]:
@@ -100,14 +119,38 @@ def to_ras(volume: Volume, affine: NDArray[np.float64]) -> tuple[Volume, NDArray
     return np.asarray(image.dataobj, dtype=np.float32), image.affine
 
 
-def carried(shape: Shape, scan: Scan) -> Volume:
-    """A lesion shape of the template in the scan: soft mask within the brain."""
-    whole = synthesis.place(
+def placed(shape: Shape) -> Volume:
+    """A lesion shape where it was found, on the template's grid."""
+    return synthesis.place(
         shape.mask / np.float32(255), np.zeros(SHAPE), np.random.default_rng(), centre=shape.centre
     )
+
+
+def small(shapes: list[Shape], brain: NDArray[np.bool_], rng: np.random.Generator) -> Volume:
+    """A shape scaled to a volume even in log between 30 and 1,500 mm3, anywhere in the brain."""
+    ml = float(np.exp(rng.uniform(*np.log(SMALL_ML))))
+    near = [shape for shape in shapes if ml / 4 < shape.ml < ml * 4]
+    shape = near[rng.integers(len(near))]
+    scale = (ml / shape.ml) ** (1 / 3)
+    mask = synthesis.transform_mask(
+        shape.mask / np.float32(255), rng, scale=scale, flip=bool(rng.random() < 0.5)
+    )
+    return synthesis.place(mask, brain, rng)
+
+
+def place_of(lesion: Volume, tissue: Atlas) -> str:
+    """Where most of a lesion on the template's grid lies: one of PLACES."""
+    points = nib.affines.apply_affine(AFFINE, np.argwhere(lesion >= 0.5))
+    names = [tissue.names.get(int(label), "") for label in tissue.at(points)]
+    shares = [sum(any(part in name for part in parts) for name in names) for parts in PARTS]
+    return PLACES[int(np.argmax(shares))]
+
+
+def carried(whole: Volume, scan: Scan) -> Volume:
+    """A lesion of the template in the scan: soft mask within the brain, not in open fluid."""
     moved = ants.apply_transforms(scan.grid, template_image(whole), scan.from_template)
     soft, _ = to_ras(moved.numpy(), nib.load(scan.file).affine)
-    return np.clip(soft, 0, 1) * scan.brain
+    return np.clip(soft, 0, 1) * scan.tissue
 
 
 def chosen(shapes: list[Shape], count: int, rng: np.random.Generator) -> list[Shape]:
@@ -119,34 +162,63 @@ def chosen(shapes: list[Shape], count: int, rng: np.random.Generator) -> list[Sh
     return picked
 
 
-def save(path: Path, scan: Scan, images: dict[str, Volume], truth: Volume, stage: str) -> None:
-    """One case, cut to the brain: images, truth, brain, affine and what the lesion is."""
+def save(path: Path, scan: Scan, images: dict[str, Volume], lesions: list[Lesion]) -> None:
+    """One case, cut to the brain: images, numbered truth, brain, affine, what the lesions are."""
     box = ndimage.find_objects(scan.brain.astype(np.uint8))[0]
     affine = scan.affine.copy()
     affine[:3, 3] = nib.affines.apply_affine(affine, [part.start for part in box])
+    truth = np.zeros(scan.brain.shape, np.uint8)
+    for number, lesion in enumerate(lesions, start=1):
+        truth[lesion.soft >= 0.5] = number
     np.savez(
         path,
         **{name: image[box] for name, image in images.items()},
-        truth=(truth >= 0.5)[box],
+        truth=truth[box],
         brain=scan.brain[box],
         affine=affine,
-        stage=stage,
+        stages=[lesion.stage for lesion in lesions],
+        places=[lesion.place for lesion in lesions],
     )
 
 
-def insert(scan: Scan, shapes: list[Shape], out: Path, seed: int) -> None:
+def painted(
+    scan: Scan, lesions: list[Lesion], rng: np.random.Generator
+) -> tuple[dict[str, Volume], list[Lesion]]:
+    """The scan with each lesion in it."""
+    images = scan.images
+    for lesion in lesions:
+        strength = rng.uniform(0.5, 1.0)
+        images = synthesis.paint(
+            images, lesion.soft, rng, stage=lesion.stage, brain=scan.brain, strength=strength
+        )
+    return images, lesions
+
+
+def insert_one(scan: Scan, shapes: list[Shape], tissue: Atlas, out: Path, seed: int) -> None:
     """Write the scan as it is and with each shape in it, stages alternating."""
-    save(out / f"{scan.name}_000.npz", scan, scan.images, np.zeros_like(scan.images["T1w"]), "none")
+    save(out / f"{scan.name}_000.npz", scan, scan.images, [])
     for number, shape in enumerate(shapes, start=1):
         rng = np.random.default_rng([seed, number])
-        soft = carried(shape, scan)
-        stage = synthesis.STAGES[number % 2]
-        if (soft >= 0.5).sum() * scan.voxel_ml < BINS_ML[0][0]:
-            continue
-        images = synthesis.paint(
-            scan.images, soft, rng, stage=stage, brain=scan.brain, strength=rng.uniform(0.5, 1.0)
-        )
-        save(out / f"{scan.name}_{number:03d}.npz", scan, images, soft, stage)
+        whole = placed(shape)
+        lesion = Lesion(carried(whole, scan), synthesis.STAGES[number % 2], place_of(whole, tissue))
+        if scan.ml(lesion) >= BINS_ML[0][0]:
+            save(out / f"{scan.name}_{number:03d}.npz", scan, *painted(scan, [lesion], rng))
+
+
+def insert_many(scan: Scan, shapes: list[Shape], tissue: Atlas, out: Path, seed: int) -> None:
+    """Write the scan with twelve small lesions apart from each other, three times."""
+    brain = template_maps()["t1"] > 0.1
+    for number in range(MANY):
+        rng = np.random.default_rng([seed, 1000 + number])
+        free, lesions = scan.tissue.copy(), []
+        while len(lesions) < EACH:
+            whole = small(shapes, brain, rng)
+            stage = synthesis.STAGES[int(rng.integers(2))]
+            lesion = Lesion(carried(whole, scan), stage, place_of(whole, tissue))
+            if scan.ml(lesion) >= SMALL_ML[0] and free[lesion.soft > 0.01].all():
+                lesions.append(lesion)
+                free &= ndimage.distance_transform_edt(lesion.soft <= 0.01) > APART_VOXELS
+        save(out / f"{scan.name}_m{number}.npz", scan, *painted(scan, lesions, rng))
 
 
 def main() -> None:
@@ -159,9 +231,12 @@ def main() -> None:
     out = args.run / args.split
     out.mkdir(parents=True, exist_ok=True)
     shapes = load_shapes(args.run / "lesions.npz", args.split)
+    tissue = gather({}).tissue
     for number, name in enumerate(SCANS[args.split]):
         picked = chosen(shapes, args.count, np.random.default_rng([3, number]))
-        insert(read_scan(name, args.shared, args.run), picked, out, seed=4 + number)
+        scan = read_scan(name, args.shared, args.run)
+        insert_one(scan, picked, tissue, out, seed=4 + number)
+        insert_many(scan, shapes, tissue, out, seed=4 + number)
         print(name, len(list(out.glob(f"{name}_*.npz"))), "cases", flush=True)
 
 
