@@ -113,7 +113,7 @@ class Places:
     def entered(self) -> Iterator[None]:
         """nnU-Net's variables for a while; what it prints is dropped."""
         before = dict(os.environ)
-        os.environ.update(self.environment())
+        os.environ.update({**self.environment(), "nnUNet_n_proc_DA": "1"})  # planners want one
         try:
             with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
                 yield

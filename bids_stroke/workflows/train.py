@@ -127,12 +127,12 @@ def init_train_wf(
             channels=list(recipe.channels),
             configuration=recipe.plan.configuration,
             folder=str(places.preprocessed / f"arrays_{recipe.plan.configuration}"),
-            case=[str(path) for path in cases],
         ),
         iterfield=["case"],
         name="arrays",
         mem_gb=2.0,
     )
+    arrays.inputs.case = [str(path) for path in cases]
     first = min(jobs)
     common = {"device": device, "use_gpu": on_gpu, "num_threads": threads}
     resources = {"n_procs": 1 if on_gpu else threads, "mem_gb": 4.0}
