@@ -262,7 +262,7 @@ def _cuts(cuts: Cuts) -> dict[str, Any]:
 
 
 @cache
-def _niivue() -> Markup:
+def niivue() -> Markup:
     """The library's script as nilearn's wheel carries it, without what would end the element."""
     source = files("nilearn").joinpath("_assets", "js", "niivue.umd.js")
     text = source.read_text(encoding="utf-8").replace("</script", "<\\/script")
@@ -277,6 +277,6 @@ def assets(needed: Iterable[object] = (True,)) -> Mapping[str, Any]:
     if not any(needed):
         return {}
     return {
-        "libraries": [_niivue(), asset("viewer.js")],
+        "libraries": [niivue(), asset("viewer.js")],
         "licences": [("NiiVue", asset("niivue-licence.txt"))],
     }

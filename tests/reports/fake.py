@@ -1,7 +1,9 @@
 """A small output folder as the program leaves it: phantom heads, drawn by the real figure code."""
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,8 @@ from scipy import ndimage
 from bids_stroke.bids.names import output_path
 from bids_stroke.core import figures, lesions, quality
 from bids_stroke.core.files import save_image, write_json
+from bids_stroke.models.card import card
+from bids_stroke.models.descriptor import find
 from bids_stroke.workflows.reports import FIGURES
 
 AFFINE = np.array([[-4.0, 0, 0, 76], [0, 4, 0, -90], [0, 0, 4, -60], [0, 0, 0, 1]])
@@ -75,6 +79,7 @@ MODEL: dict[str, Any] = {
     "threshold": 0.5,
     "min_volume_mm3": 10.0,
     "connectivity": 26,
+    "card": [*card(find("embedded")), {"title": HOSTILE, "text": HOSTILE, "facts": [], "rows": []}],
 }
 
 
@@ -97,6 +102,7 @@ def write_session(
         rows.to_csv(table, sep="\t", index=False)
         mask = out / output_path(entities, "lesion_mask", space=space)
         save_image(labels > 0, AFFINE, mask, dtype=np.uint8)
+        _write_images(out, entities, modalities, space, image, brain, labels, probability)
     _draw(out, entities, modalities, image, brain, labels, probability)
     record = quality.qc_record(
         label=Path(output_path(entities, "qc")).name.removesuffix("_desc-qc.json"),
@@ -115,6 +121,32 @@ def write_session(
         versions={"python": "3.11", "bids_stroke": "0.1"},
     )
     return write_json(out / output_path(entities, "qc"), record)
+
+
+def _write_images(
+    out: Path,
+    entities: Mapping[str, str],
+    modalities: tuple[str, ...],
+    space: str,
+    image: np.ndarray,
+    brain: np.ndarray,
+    labels: np.ndarray,
+    probability: np.ndarray,
+) -> None:
+    """What the viewer shows, on the grid of one space."""
+    own = {} if space == modalities[0] else {"space": space}
+    named = {"space": space}
+    images = {
+        output_path(entities, "preproc", suffix=m, **({} if m == space else named)): image * brain
+        for m in modalities
+    }
+    for name, data, dtype in (
+        *((name, data, np.float32) for name, data in images.items()),
+        (output_path(entities, "brain_mask", **own), brain, np.uint8),
+        (output_path(entities, "lesion_probseg", **named), probability, np.float32),
+        (output_path(entities, "lesion_dseg", extension=".nii.gz", **named), labels, np.int16),
+    ):
+        save_image(data, AFFINE, out / name, dtype=dtype)
 
 
 def _input(entities: Mapping[str, str], modality: str) -> dict[str, Any]:
@@ -151,19 +183,35 @@ def _draw(
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         return out / name
 
+    drawn = _figures_of_the_head()
     for modality in modalities:
-        name = modality.lower()
-        figures.brain_mask_figure(image, brain, AFFINE, at(f"brain_{name}"))
-        parts = [at(f"n4_{name}_{part}") for part in ("before", "after", "field")]
-        figures.n4_figure(image * 1.1, image, brain, AFFINE, *parts)
+        for part in ("brain_{}", "n4_{}_before", "n4_{}_after", "n4_{}_field"):
+            at(part.format(modality.lower())).write_bytes(drawn[part])
     if len(modalities) == 2:
-        paths = at("registration_before"), at("registration_after")
-        figures.registration_figure(image, np.roll(image, 3, 0), image, AFFINE, *paths)
+        for part in ("registration_before", "registration_after"):
+            at(part).write_bytes(drawn[part])
     images = dict.fromkeys(modalities, image)
     for field, outlined in (("lesions", True), ("lesions_plain", False)):
         figures.lesion_figure(
             images, labels, probability, AFFINE, at(field), brain=brain, outlined=outlined
         )
+
+
+@cache
+def _figures_of_the_head() -> dict[str, bytes]:
+    """Figures that are alike in all sessions, drawn once."""
+    image, brain = head()
+    with TemporaryDirectory() as folder:
+
+        def at(name: str) -> Path:
+            return Path(folder) / f"{name}.webp"
+
+        figures.brain_mask_figure(image, brain, AFFINE, at("brain_{}"))
+        parts = [at(f"n4_{{}}_{part}") for part in ("before", "after", "field")]
+        figures.n4_figure(image * 1.1, image, brain, AFFINE, *parts)
+        paths = at("registration_before"), at("registration_after")
+        figures.registration_figure(image, np.roll(image, 3, 0), image, AFFINE, *paths)
+        return {path.stem: path.read_bytes() for path in Path(folder).iterdir()}
 
 
 def write_outputs(out: Path) -> Path:
@@ -179,6 +227,8 @@ def write_outputs(out: Path) -> Path:
         "01\tsub-01_ses-1\tbrain_extraction\ta\t2026-01-01T00:00:00\t12.5\n"
         "01\tsub-01_ses-1\tsegmentation\tb\t2026-01-01T00:00:13\t80\n"
     )
+    (out / "logs" / "CITATION.bib").write_text("@misc{a,\n title = {<i>raw</i>}\n}\n")
+    (logs / "memory.tsv").write_text("node\tpeak_mb\na\t2048.0\n")
     (out / "logs" / "CITATION.md").write_text(
         "# Methods\nUsed nnU-Net [@nnunet; @n4]. <i>raw</i>\n"
     )

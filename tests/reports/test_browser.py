@@ -1,51 +1,13 @@
 """The pages in a real browser: whole, offline, usable by mouse and keyboard at every width."""
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+from tests.reports.browsing import WIDTHS, Visit
 
-WIDTHS = {"desktop": (1280, 900), "phone": (360, 740)}
-PAGES = ("sub-01.html", "sub-02.html", "sub-03.html", "group.html")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Headless Chromium of the system, or a skip."""
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-    if program is None:
-        pytest.skip("no chromium on this machine: apt install chromium")
-    with sync_api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(
-            executable_path=program, args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield running
-        running.close()
-
-
-class Visit:
-    """A page that is open, and all that it asked for and complained of."""
-
-    def __init__(self, browser: Any, path: Path, width: str, **options: Any) -> None:
-        size = dict(zip(("width", "height"), WIDTHS[width], strict=True))
-        self.context = browser.new_context(viewport=size, **options)
-        self.page = self.context.new_page()
-        self.requests: list[str] = []
-        self.complaints: list[str] = []
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.goto(path.as_uri())
-
-    def __enter__(self) -> "Visit":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.context.close()
+PAGES = ("sub-01.html", "sub-02.html", "sub-03.html", "group.html", "model-embedded.html")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -96,7 +58,7 @@ def test_flicker_starts_and_stops(browser: Any, outputs: Path) -> None:
 
 def test_a_table_sorts_both_ways(browser: Any, outputs: Path) -> None:
     with Visit(browser, outputs / "group.html", "desktop") as visit:
-        table = visit.page.locator("table.sortable").first
+        table = visit.page.locator("#cohort-table")
         button = table.get_by_role("button", name="Volume (mL)")
         orders = []
         for _ in range(2):
