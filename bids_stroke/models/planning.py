@@ -145,7 +145,7 @@ def _architecture(planned: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
     return {
         "network_class_name": network.class_name,
         "arch_kwargs": dict(network.kwargs),
-        "_kw_requires_import": list(network.imports),
+        "_kw_requires_import": [name for name in network.imports if name in network.kwargs],
     }
 
 

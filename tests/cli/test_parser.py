@@ -30,6 +30,14 @@ def parsed(*flags: str) -> config.Config:
         ("--skip-bids-validation", "dataset", "skip_validation", True),
         ("--skip_bids_validation", "dataset", "skip_validation", True),
         ("--reference manual", "dataset", "reference", "manual"),
+        ("", "training", "recipe", "default"),
+        ("--recipe mine.toml", "training", "recipe", "mine.toml"),
+        ("--name my-model.2", "training", "name", "my-model.2"),
+        ("--pretrained t1w", "training", "pretrained", "t1w"),
+        ("--epochs 3 --iterations 10", "training", "iterations", 10),
+        ("--group-by centre", "training", "group_by", "centre"),
+        ("--splits /s.json", "training", "split_file", Path("/s.json")),
+        ("--allow-findings", "training", "allow_findings", True),
         ("", "group", "compare", {}),
         ("--compare a=/x b=/y", "group", "compare", {"a": Path("/x"), "b": Path("/y")}),
         ("--against this", "group", "against", "this"),
@@ -118,6 +126,9 @@ def test_derivatives_repeat_and_gather() -> None:
         "--mem nan",
         "--device gpu",
         "--folds x",
+        "--epochs 0",
+        "--name a/b",
+        "--name a.toml",
         "--brain-extraction magic",
         "--output-spaces T2w",
         "--participant-label sub_01",
@@ -138,8 +149,8 @@ def test_wrong_usage_leaves_with_2(flags: str, capsys: pytest.CaptureFixture[str
 
 
 def test_unknown_level_has_its_own_code() -> None:
-    with pytest.raises(UnknownLevel, match="'train'"):
-        parser.parse(["in", "out", "train"])
+    with pytest.raises(UnknownLevel, match="'trian'"):
+        parser.parse(["in", "out", "trian"])
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
