@@ -1,0 +1,192 @@
+"""The train level: plans, groups, folds and settings; whole runs are marked slow."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bids_stroke import config as cfg
+from bids_stroke.cli import run, train
+from bids_stroke.core.files import load_image
+from bids_stroke.errors import InputMissing, NothingSelected, UsageError
+from bids_stroke.models.dataset import Case, Places, write_splits
+from tests.training_data import ball, tiny_recipe, write_dataset
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("balls"), participants=4)
+
+
+@pytest.fixture
+def recipe_file(tmp_path) -> Path:
+    """The tiny recipe as a user's file."""
+    import tomli_w
+
+    from bids_stroke.models.recipe import plain
+
+    path = tmp_path / "tiny.toml"
+    table = plain(tiny_recipe())
+    path.write_text(tomli_w.dumps(table), encoding="utf-8")
+    return path
+
+
+def _config(dataset: Path, tmp_path: Path, recipe: str, **training: object) -> cfg.Config:
+    return cfg.Config(
+        dataset=cfg.Dataset(bids_dir=dataset, output_dir=tmp_path / "out", level="train"),
+        training=cfg.Training(recipe=recipe, **training),  # type: ignore[arg-type]
+        execution=cfg.Execution(work_dir=tmp_path / "work"),
+    )
+
+
+def _case(number: int, group: str = "") -> Case:
+    label = f"sub-{number:02d}"
+    names = ("brain", "label", "native", "native_brain", "truth")
+    return Case(
+        case=label,
+        participant=label,
+        session="",
+        group=group or label,
+        images={},
+        space="T1w",
+        volume_ml=float(number),
+        **dict.fromkeys(names, ""),
+    )
+
+
+def test_the_plan_takes_what_has_all_channels_and_a_mask(dataset, tmp_path, recipe_file):
+    for left_out, file in (
+        ("no FLAIR", dataset / "sub-01" / "anat" / "sub-01_FLAIR.nii.gz"),
+        ("no reference", dataset / "derivatives/manual/sub-02/anat/sub-02_label-L_mask.nii.gz"),
+    ):
+        hidden = file.rename(file.with_suffix(".hidden"))
+        plan = train.make_plan(_config(dataset, tmp_path, str(recipe_file)))
+        hidden.rename(file)
+        assert len(plan.references) == 3
+        assert left_out in next(iter(plan.left_out.values()))
+    assert plan.columns["sub-03"]["centre"] == "B"
+
+
+def test_nothing_to_train_on(tmp_path, recipe_file):
+    root = write_dataset(tmp_path / "bids", participants=1)
+    next(root.glob("derivatives/manual/sub-01/anat/*")).unlink()
+    with pytest.raises(NothingSelected, match="it has no reference mask"):
+        train.make_plan(_config(root, tmp_path, str(recipe_file)))
+
+
+def test_dry_run_tells_what_is_wrong_and_writes_nothing(tmp_path, recipe_file, capsys):
+    root = write_dataset(
+        tmp_path / "bids", participants=3, sub_02=0.5 * ball((12, 12, 12), 3) + 0.2
+    )
+    arguments = [str(root), str(tmp_path / "out"), "train", "--recipe", str(recipe_file)]
+    assert run.main([*arguments, "--dry-run", "-w", str(tmp_path / "work")]) == 65
+    said = capsys.readouterr().out
+    assert "sub-02: ERROR (not_binary)" in said
+    assert "3 session(s) of 3 participant(s)" in said
+    assert not (tmp_path / "out").exists()
+    assert run.main([*arguments, "-w", str(tmp_path / "work")]) == 65
+
+
+def test_recipes_and_models_must_go_together(dataset, tmp_path, recipe_file):
+    with pytest.raises(UsageError, match="starts from no model"):
+        train.choose_recipe(_config(dataset, tmp_path, str(recipe_file), pretrained="embedded"))
+    recipe, model = train.choose_recipe(
+        _config(dataset, tmp_path, "default", pretrained="embedded", epochs=2)
+    )
+    assert model is not None and recipe.preprocessing.steps == model.preprocessing.steps
+    assert recipe.of_stage(recipe.stages[0]).schedule.epochs == 2
+
+
+def test_groups(dataset):
+    from bids_stroke.bids.pairs import Pair
+
+    pairs = [Pair(subject=s, t1w=Path("x"), entities={"subject": s}) for s in ("01", "02")]
+    columns = train.read_columns(dataset)
+    assert train.groups_of(pairs, columns, None) == {"sub-01": "sub-01", "sub-02": "sub-02"}
+    assert train.groups_of(pairs, columns, "centre") == {"sub-01": "B", "sub-02": "A"}
+    with pytest.raises(UsageError, match="no 'scanner' for sub-01"):
+        train.groups_of(pairs, columns, "scanner")
+
+
+def test_splits_are_balanced_reused_and_those_of_a_file(dataset, tmp_path, recipe_file, capsys):
+    config = _config(dataset, tmp_path, str(recipe_file))
+    plan = train.Plan(tiny_recipe(), None, [], {}, {})
+    places = Places(tmp_path / "tiny", "tiny")
+    cases = [_case(number) for number in range(1, 7)]
+    splits = train.make_splits(config, plan, cases, places)
+    assert sorted(len(split.val) for split in splits) == [3, 3]
+    places.preprocessed.mkdir(parents=True)
+    write_splits(places, splits, cases)
+    assert train.make_splits(config, plan, cases, places) == splits
+    with pytest.raises(UsageError, match="made of other sessions"):
+        train.make_splits(config, plan, cases[:-1], places)
+    file = tmp_path / "splits.json"
+    file.write_text(json.dumps([{"train": ["sub-01"], "val": ["sub-02"]}]))
+    own = replace(config, training=replace(config.training, split_file=file))
+    assert train.make_splits(own, plan, cases, places)[0].val == ("sub-02",)
+    file.write_text("{}")
+    with pytest.raises(UsageError, match="must be a list"):
+        train.make_splits(own, plan, cases, places)
+    file.unlink()
+    with pytest.raises(InputMissing):
+        train.make_splits(own, plan, cases, places)
+
+
+def test_few_groups_make_few_folds(dataset, tmp_path, recipe_file, capsys):
+    config = _config(dataset, tmp_path, str(recipe_file))
+    plan = train.Plan(tiny_recipe(folds={"count": 5}), None, [], {}, {})
+    places = Places(tmp_path / "tiny", "tiny")
+    centres = [_case(1, "A"), _case(2, "A"), _case(3, "B")]
+    assert len(train.make_splits(config, plan, centres, places)) == 2
+    assert "2 group(s) make 2 folds, not 5" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="two participants at least"):
+        train.make_splits(config, plan, centres[:2], places)
+
+
+def test_folds_that_are_asked_for(dataset, tmp_path, recipe_file):
+    config = _config(dataset, tmp_path, str(recipe_file))
+    assert train.chosen_folds(config, tiny_recipe(), 2) == [0, 1]
+    assert train.chosen_folds(config, tiny_recipe(folds={"train": [1]}), 2) == [1]
+    one = replace(config, model=cfg.Model(folds=(0,)))
+    assert train.chosen_folds(one, tiny_recipe(), 2) == [0]
+    with pytest.raises(UsageError, match="no fold 0"):
+        train.chosen_folds(one, tiny_recipe(), 0)
+
+
+def test_a_model_that_was_begun_otherwise_is_not_gone_on_with(tmp_path):
+    places = Places(tmp_path / "tiny", "tiny")
+    plan = train.Plan(tiny_recipe(), None, [], {}, {})
+    train._check_settings(places, plan, [], [])
+    more_folds = replace(plan, recipe=tiny_recipe(folds={"count": 2, "train": [1]}))
+    train._check_settings(places, more_folds, [], [])
+    other = replace(plan, recipe=tiny_recipe(schedule={"epochs": 5}))
+    with pytest.raises(UsageError, match="recipe: schedule"):
+        train._check_settings(places, other, [], [])
+
+
+@pytest.mark.slow
+def test_a_whole_training_leaves_a_model_that_participant_runs(dataset, tmp_path, recipe_file):
+    arguments = [str(dataset), str(tmp_path / "out")]
+    places = ["-w", str(tmp_path / "work"), "--brain-extraction", "skip", "--nprocs", "2"]
+    places += ["--omp-nthreads", "1", "--device", "cpu"]
+    given = [*arguments, "train", "--recipe", str(recipe_file), "--epochs", "30", *places]
+    assert run.main(given) == 0
+    out = tmp_path / "out"
+    header, *rows = (out / "group_metrics.tsv").read_text().splitlines()
+    column = header.split("\t").index("dice")
+    dice = [float(row.split("\t")[column]) for row in rows]
+    assert len(dice) == 4 and np.mean(dice) > 0.6
+    page = (out / "train-tiny.html").read_text()
+    assert "Worst sessions" in page and "polyline" in page
+    model = out / "sourcedata" / "nnunet" / "tiny" / "model"
+    predict = [str(dataset), str(tmp_path / "pred"), "participant", "--model", str(model), *places]
+    assert run.main([*predict, "--participant-label", "01"]) == 0
+    found = load_image(
+        tmp_path / "pred/sub-01/anat/sub-01_space-T1w_label-L_desc-stroke_mask.nii.gz"
+    )
+    truth = load_image(dataset / "derivatives/manual/sub-01/anat/sub-01_label-L_mask.nii.gz")
+    both = np.asarray(found.dataobj) * np.asarray(truth.dataobj)
+    assert 2 * both.sum() / (found.get_fdata().sum() + truth.get_fdata().sum()) > 0.6
+    assert run.main(given) == 0  # nothing is left to do, and nothing is done twice
