@@ -4,9 +4,10 @@ Nothing happens at import, and nothing here changes after it is made: functions 
 plain values of it as arguments.
 """
 
+import operator
 import tomllib
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -68,8 +69,8 @@ class Model:
     folds: tuple[int | str, ...] = ()
     tta: bool | None = None
     precision: str = field(default="auto", metadata={"choices": PRECISIONS})
-    threshold: float | None = None
-    min_lesion_volume: float | None = None
+    threshold: float | None = field(default=None, metadata={"above": 0, "below": 1})
+    min_lesion_volume: float | None = field(default=None, metadata={"least": 0})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +85,7 @@ class Processing:
     atlases: Mapping[str, Path] = field(default_factory=dict)
     atlas_threshold: float = 0.25
     tract_cutoffs: tuple[float, ...] = (2.0, 7.0)
-    random_seed: int = 1
+    random_seed: int = field(default=1, metadata={"least": 0})
     sloppy: bool = False
 
 
@@ -110,10 +111,10 @@ class Training:
 class Execution:
     """Resources, places and modes of the run; ``memory_gb`` of ``None`` is all there is."""
 
-    nprocs: int = 1
-    omp_nthreads: int = 1
-    memory_gb: float | None = None
-    gpu_slots: int = 1
+    nprocs: int = field(default=1, metadata={"least": 1})
+    omp_nthreads: int = field(default=1, metadata={"least": 1})
+    memory_gb: float | None = field(default=None, metadata={"above": 0})
+    gpu_slots: int = field(default=1, metadata={"least": 1})
     device: str = "auto"
     plugin_file: Path | None = None
     work_dir: Path = Path("work")
@@ -125,7 +126,7 @@ class Execution:
     stop_on_first_crash: bool = False
     resource_monitor: bool = False
     report_images: str = field(default="embedded", metadata={"choices": REPORT_IMAGES})
-    verbose: int = 0
+    verbose: int = field(default=0, metadata={"least": 0})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,14 +171,21 @@ def from_table(table: Mapping[str, Mapping[str, Any]]) -> Config:
 
     Raises UsageError for an unknown section or key, a missing one and a value of the wrong kind.
     """
+    check_table(table)
+    sections = get_type_hints(Config)
+    made = {name: _make_section(kind, name, table.get(name, {})) for name, kind in sections.items()}
+    return Config(**made)
+
+
+def check_table(table: Mapping[str, Any]) -> None:
+    """Check what a nested dictionary has, which need not be all; raises UsageError."""
     sections = get_type_hints(Config)
     for name, content in table.items():
         if name not in sections:
             raise UsageError(f"The configuration has no section '{name}': {_known(sections)}.")
         if not isinstance(content, Mapping):
             raise UsageError(f"'{name}' in the configuration must be a section, not a value.")
-    made = {name: _make_section(kind, name, table.get(name, {})) for name, kind in sections.items()}
-    return Config(**made)
+        _values(sections[name], name, content)
 
 
 def dumps(config: Config) -> str:
@@ -191,7 +199,7 @@ def read_table(path: Path) -> dict[str, Any]:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputMissing(f"The configuration file {path} can't be read: {error}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"The configuration file {path} is not valid TOML: {error}.") from error
 
 
@@ -215,6 +223,16 @@ def _plain(value: Any) -> Any:
 
 
 def _make_section(kind: Any, name: str, table: Mapping[str, Any]) -> Any:
+    try:
+        return kind(**_values(kind, name, table))
+    except TypeError as error:
+        raise UsageError(
+            f"Section '{name}' of the configuration is incomplete: {error}."
+        ) from error
+
+
+def _values(kind: Any, name: str, table: Mapping[str, Any]) -> dict[str, Any]:
+    """Checked values of a section, as the types that it has."""
     hints = get_type_hints(kind)
     known = {item.name: item for item in fields(kind)}
     for key in table:
@@ -222,16 +240,10 @@ def _make_section(kind: Any, name: str, table: Mapping[str, Any]) -> Any:
             raise UsageError(
                 f"The configuration has no key '{key}' in section '{name}': {_known(known)}."
             )
-    values = {
+    return {
         key: _checked(_converted(value, hints[key], f"{name}.{key}"), known[key], f"{name}.{key}")
         for key, value in table.items()
     }
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise UsageError(
-            f"Section '{name}' of the configuration is incomplete: {error}."
-        ) from error
 
 
 def _checked(value: Any, item: Field, where: str) -> Any:
@@ -239,7 +251,19 @@ def _checked(value: Any, item: Field, where: str) -> Any:
     given = value if isinstance(value, (tuple, Mapping)) else (value,)
     if choices and (wrong := [one for one in given if one not in choices]):
         raise UsageError(f"{where} can't be {wrong[0]!r}: choose from {', '.join(choices)}.")
+    for limit, (passes, words) in _LIMITS.items():
+        if limit in item.metadata and value is not None:
+            bound = item.metadata[limit]
+            if not passes(value, bound):
+                raise UsageError(f"{where} can't be {value!r}: it must be {words} {bound}.")
     return value
+
+
+_LIMITS: Mapping[str, tuple[Callable[[Any, Any], bool], str]] = {
+    "least": (operator.ge, "at least"),
+    "above": (operator.gt, "above"),
+    "below": (operator.lt, "below"),
+}
 
 
 def _converted(value: Any, hint: Any, where: str) -> Any:

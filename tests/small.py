@@ -44,7 +44,9 @@ def add_subject(bids: Path, subject: str, modalities: Iterable[str] = ("T1w",)) 
         path.with_name(path.name.replace(".nii.gz", ".json")).write_text(json.dumps({}))
 
 
-def write_dataset(bids: Path, subjects: Iterable[str], modalities: Iterable[str] = ("T1w",)) -> Path:
+def write_dataset(
+    bids: Path, subjects: Iterable[str], modalities: Iterable[str] = ("T1w",)
+) -> Path:
     """A raw dataset of usable participants."""
     describe(bids)
     for subject in subjects:

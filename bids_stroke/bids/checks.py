@@ -49,7 +49,7 @@ def read_description(bids_dir: Path) -> dict:
         raise InvalidDataset(
             f"{path} is missing: every BIDS dataset has one; use --skip-bids-validation to go on."
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InvalidDataset(f"{path} can't be read as JSON: {error}.") from error
     if not isinstance(content, dict):
         raise InvalidDataset(f"{path} must hold a JSON object.")

@@ -101,7 +101,7 @@ def generated_by(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
 def _source_description(bids_dir: Path) -> dict[str, Any]:
     try:
         content = read_json(bids_dir / "dataset_description.json")
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -119,8 +119,14 @@ def _link(path: Path, output_dir: Path) -> str:
 
 
 def _refuse_other_program(output_dir: Path) -> None:
-    programs = _source_description(output_dir).get("GeneratedBy") or [{"Name": NAME}]
-    name = programs[0].get("Name") if isinstance(programs[0], dict) else None
+    described = _source_description(output_dir)
+    if described.get("DatasetType", "derivative") == "raw":
+        raise CannotCreate(
+            f"{output_dir} is a raw dataset: choose an empty folder as OUTPUT_DIR, or our own."
+        )
+    programs = described.get("GeneratedBy") or [{"Name": NAME}]
+    first = programs[0] if isinstance(programs, list) else programs
+    name = first.get("Name") if isinstance(first, dict) else first
     if name != NAME:
         raise CannotCreate(
             f"{output_dir} holds the outputs of {name}: choose an empty folder or our own."

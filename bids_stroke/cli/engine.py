@@ -277,4 +277,7 @@ def read_plugin(path: Path) -> tuple[str, dict[str, Any]]:
         raise UsageError(f"The plugin file {path} is neither YAML nor JSON: {error}.") from error
     if not isinstance(content, dict) or not isinstance(content.get("plugin"), str):
         raise UsageError(f"The plugin file {path} must have the key 'plugin' with a name.")
-    return content["plugin"], dict(content.get("plugin_args") or {})
+    arguments = content.get("plugin_args") or {}
+    if not isinstance(arguments, dict):
+        raise UsageError(f"The key 'plugin_args' of the plugin file {path} must hold a table.")
+    return content["plugin"], arguments

@@ -57,8 +57,18 @@ def parse(argv: Sequence[str] | None = None) -> Config:
     """
     given = vars(build_parser().parse_args(argv))
     config_file = given.pop("config_file", None)
-    table = config.read_table(config_file) if config_file else {}
+    table = _settings(config_file) if config_file else {}
     return config.from_table(_complete(_merged(table, given)))
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """Content of a configuration file; raises UsageError, which names the file, where it is bad."""
+    table = config.read_table(path)
+    try:
+        config.check_table(table)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+    return table
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -568,7 +578,7 @@ def _filters(text: str) -> dict[str, dict[str, Any]]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputMissing(f"The filter file {path} can't be read: {error}.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"The filter file {path} is not valid JSON: {error}.") from error
     if not isinstance(content, dict):
         raise UsageError(f"The filter file {path} must hold an object with t1w, flair or mask.")
@@ -576,8 +586,10 @@ def _filters(text: str) -> dict[str, dict[str, Any]]:
 
 
 def _filter(key: str, entities: Any, path: Path) -> dict[str, Any]:
-    if key not in config.FILTER_KEYS or not isinstance(entities, dict):
+    if key not in config.FILTER_KEYS:
         raise UsageError(f"Key '{key}' of {path} is unknown: use {', '.join(config.FILTER_KEYS)}.")
+    if not isinstance(entities, dict):
+        raise UsageError(f"'{key}' in {path} must be an object of entities and their values.")
     named = {FILTER_ENTITIES.get(str(k), str(k)): value for k, value in entities.items()}
     if unknown := sorted(set(named) - KNOWN_ENTITIES):
         raise UsageError(f"Entity '{unknown[0]}' of '{key}' in {path} is unknown to BIDS.")

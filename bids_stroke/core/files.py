@@ -3,8 +3,11 @@
 import gzip
 import hashlib
 import json
+import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
@@ -18,16 +21,42 @@ def atomic_path(final: Path) -> Iterator[Path]:
     """Give a temporary path beside ``final`` with the same suffix; rename it on success.
 
     The suffix is kept whole (``.nii.gz``), because nibabel picks its format by it. On an error the
-    temporary file is removed and ``final`` is left as it was.
+    temporary file is removed and ``final`` is left as it was. What a killed process left under a
+    temporary name of ``final`` is removed as well.
     """
     final = Path(final)
     stem, dot, suffix = final.name.partition(".")
-    temporary = final.with_name(f"{stem}.tmp-{uuid4().hex[:8]}{dot}{suffix}")
+    _remove_orphans(final)
+    owner = f"{_host()}-{os.getpid()}-{uuid4().hex[:4]}"
+    temporary = final.with_name(f"{stem}.tmp-{owner}{dot}{suffix}")
     try:
         yield temporary
         temporary.replace(final)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _host() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
+
+
+def _remove_orphans(final: Path) -> None:
+    """Remove temporary files of ``final`` whose process ran on this machine and is no more."""
+    stem, dot, suffix = final.name.partition(".")
+    for path in final.parent.glob(f"{escape(stem)}.tmp-{_host()}-*{escape(dot + suffix)}"):
+        process = path.name[len(stem) :].split("-")[2]
+        if process.isdecimal() and not _is_alive(int(process)):
+            path.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def sha256(path: Path) -> str:

@@ -15,7 +15,8 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tomli_w
 
@@ -155,10 +156,28 @@ def _section(kind: type[Section], table: Mapping[str, Any], where: str) -> Secti
     known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
     if unknown := sorted(set(table) - known):
         raise UnusableData(f"{where} has an unknown key '{unknown[0]}': remove or correct it.")
+    values = {key: _frozen(value) for key, value in table.items()}
+    hints = get_type_hints(kind)
+    if wrong := [key for key, value in values.items() if not _fits(value, hints[key])]:
+        raise UnusableData(f"{where} has a value of the wrong kind for '{wrong[0]}': correct it.")
     try:
-        return kind(**{key: _frozen(value) for key, value in table.items()})
+        return kind(**values)
     except TypeError as error:
         raise UnusableData(f"{where} is incomplete: {error}.") from error
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Is a value of the annotated type? A whole number passes for a float."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
+    if origin in (Union, UnionType):
+        return any(_fits(value, one) for one in arguments)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(one, arguments[0]) for one in value)
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else origin or hint)
 
 
 def _frozen(value: Any) -> Any:
@@ -181,7 +200,9 @@ def load(path: Path) -> Descriptor:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputMissing(f"There is no model descriptor at {path}: check --model.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise InputMissing(f"The model descriptor {path} can't be read: {error}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UnusableData(f"Model descriptor {path} is not valid TOML: {error}.") from error
     nested = {
         "preprocessing": Preprocessing,
@@ -192,9 +213,9 @@ def load(path: Path) -> Descriptor:
     for key, kind in nested.items():
         if key in table:
             table[key] = _section(kind, table[key], f"Table [{key}] of {path}")
-    table["files"] = [
-        _section(ModelFile, f, f"[[files]] of {path}") for f in table.get("files", [])
-    ]
+    listed = table.get("files", [])
+    _require(isinstance(listed, list), path, "files must be an array of tables, [[files]]")
+    table["files"] = [_section(ModelFile, f, f"[[files]] of {path}") for f in listed]
     table["file"] = path.resolve()
     descriptor = _section(Descriptor, table, f"Model descriptor {path}")
     _check(descriptor, path)

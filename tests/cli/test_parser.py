@@ -183,7 +183,7 @@ def test_filter_file_gets_long_names_and_no_null(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ({"t2w": {}}, "Key 't2w'"),
-        ({"t1w": "mprage"}, "Key 't1w'"),
+        ({"t1w": "mprage"}, "'t1w' in"),
         ({"t1w": {"colour": "blue"}}, "Entity 'colour'"),
         ({"t1w": {"run": {}}}, "must be text"),
         ({"t1w": {"run": True}}, "must be text"),

@@ -1,0 +1,187 @@
+"""Kill runs at random moments, let them go on, and compare with a run that nobody disturbed.
+
+``python -m tests.faults FOLDER --count 50`` prints one line a kill and a summary. Runs are forked
+from a process that has imported everything, so that a kill hits a step and not an import.
+"""
+
+import argparse
+import os
+import random
+import re
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bids_stroke.core.files import sha256
+from tests.small import FLAGS, write_dataset, write_small_model
+
+DONE, KILLED = 0, -9
+
+
+@dataclass
+class Tally:
+    """What came of the kills: the steps that they hit, and what was wrong afterwards."""
+
+    kills: int = 0
+    resumed: int = 0
+    hit: Counter[str] = field(default_factory=Counter)
+    recomputed: list[str] = field(default_factory=list)
+    different: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+
+
+def warm() -> None:
+    """Import what a run imports, in the process that runs are forked from."""
+    import ants  # noqa: F401
+    import nnunetv2.inference.predict_from_raw_data  # noqa: F401
+    import torch
+
+    import bids_stroke.models.predictor
+    import bids_stroke.reports.participant
+    import bids_stroke.workflows.base  # noqa: F401
+
+    torch.set_num_threads(1)
+
+
+def start(root: Path, name: str, *flags: str, before: Callable[[], object] = int) -> int:
+    """Fork a run with the output and work folder ``name``; returns its process id.
+
+    ``before`` is called in the new process.
+    """
+    child = os.fork()
+    if child:
+        return child
+    code = 99
+    try:
+        log = os.open(root / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        before()
+        from bids_stroke.cli.run import main
+
+        places = [str(root / "bids"), str(root / name / "out"), "participant"]
+        work = ["-w", str(root / name / "work"), "--nipype-plugin-file", str(root / "linear.yml")]
+        model = ["--model", str(root / "model" / "tiny.toml")]
+        code = main([*places, *work, *FLAGS, *model, *flags])
+        sys.stdout.flush()
+    finally:
+        os._exit(code)
+
+
+def wait(process: int, seconds: float | None = None) -> int:
+    """Exit code of a run; after ``seconds`` it is killed, which gives ``KILLED``."""
+    end = time.monotonic() + (seconds if seconds is not None else 3600)
+    while time.monotonic() < end:
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    os.kill(process, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def prepare(root: Path, subjects: tuple[str, ...] = ("01",)) -> Path:
+    """Dataset, model and plugin file of the runs."""
+    write_dataset(root / "bids", subjects, ("T1w", "FLAIR"))
+    write_small_model(root / "model")
+    (root / "linear.yml").write_text("plugin: Linear\n")
+    return root
+
+
+def outputs(root: Path, name: str) -> dict[str, str]:
+    """Checksum of each file in the participants' folders of a run."""
+    out = root / name / "out"
+    files = (p for p in out.glob("sub-*/**/*") if p.is_file())
+    return {str(p.relative_to(out)): sha256(p) for p in files}
+
+
+def finished(root: Path, name: str) -> dict[Path, int]:
+    """Results of steps that are done, with the times at which they were written."""
+    results = (root / name / "work").rglob("result_*.pklz")
+    return {
+        path: path.stat().st_mtime_ns
+        for path in results
+        if any(path.parent.glob("_0x*.json")) and not any(path.parent.glob("_0x*_unfinished.json"))
+    }
+
+
+def step_hit(root: Path, name: str) -> str:
+    """Name of the step that a killed run was in."""
+    marks = list((root / name / "work").rglob("_0x*_unfinished.json"))
+    newest = max(marks, key=lambda path: path.stat().st_mtime_ns, default=None)
+    return newest.parent.name if newest else "between steps"
+
+
+def is_sink(result: Path) -> bool:
+    """Sinks run in every run, because the output folder may have changed."""
+    return "outputs_wf" in result.parts
+
+
+def cycle(root: Path, name: str, rng: random.Random, length: float, tally: Tally) -> None:
+    """Kill a run again and again until it gets through, and look at what it left."""
+    budget = rng.uniform(0.1, 0.9) * length
+    while True:
+        before = finished(root, name)
+        code = wait(start(root, name), rng.uniform(0.05, 1.0) * budget)
+        after = finished(root, name)
+        again = [p for p, when in before.items() if after.get(p) != when and not is_sink(p)]
+        tally.recomputed += [path.parent.name for path in again]
+        if code == DONE:
+            tally.resumed += 1
+            return
+        if code != KILLED:
+            raise RuntimeError(f"A run ended with {code}: see {root / name}.log.")
+        tally.kills += 1
+        tally.hit[step_hit(root, name)] += 1
+        budget *= 1.15  # so that each cycle comes to its end
+
+
+def compare(root: Path, name: str, expected: Mapping[str, str], tally: Tally) -> None:
+    """Note what differs from an undisturbed run, and what is half-written."""
+    made = outputs(root, name)
+    tally.different += [
+        f"{name}/{path}" for path in {*made, *expected} if made.get(path) != expected.get(path)
+    ]
+    out = root / name / "out"
+    tally.left += [str(p.relative_to(root)) for p in out.rglob("*") if ".tmp-" in p.name]
+    pages = [p for p in out.glob("*.html") if not re.search(r"</html>\s*$", p.read_text())]
+    tally.left += [str(p) for p in pages]
+
+
+def run(root: Path, count: int, seed: int = 1) -> Tally:
+    """At least ``count`` kills over as many cycles as that takes."""
+    rng, tally = random.Random(seed), Tally()  # noqa: S311 - moments, not secrets
+    warm()
+    prepare(root)
+    began = time.monotonic()
+    if wait(start(root, "calm")) != DONE:
+        raise RuntimeError(f"The undisturbed run failed: see {root / 'calm.log'}.")
+    length = time.monotonic() - began
+    expected = outputs(root, "calm")
+    while tally.kills < count:
+        name = f"cycle{tally.resumed:02d}"
+        cycle(root, name, rng, length, tally)
+        compare(root, name, expected, tally)
+        print(f"{name}: {tally.kills} kills, {tally.different=}, {tally.recomputed=}", flush=True)
+    return tally
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--count", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True)
+    tally = run(options.folder, options.count, options.seed)
+    print(tally)
+    return int(bool(tally.different or tally.left or tally.recomputed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

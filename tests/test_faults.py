@@ -1,0 +1,213 @@
+"""Kills, company, full disks, little memory and jumping clocks: in forked runs of a warm process.
+
+``python -m tests.faults`` does the same with as many kills as one wants.
+"""
+
+import ctypes
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from bids_stroke.core.files import sha256
+from tests import faults
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="needs fork and /proc"),
+    pytest.mark.filterwarnings("ignore"),
+]
+
+
+def test_killed_runs_go_on_and_give_the_same_bytes(tmp_path: Path) -> None:
+    tally = faults.run(tmp_path / "kills", 5)
+    assert tally.kills >= 5
+    assert tally.different == []
+    assert tally.recomputed == []
+    assert tally.left == []
+
+
+@pytest.fixture(scope="module")
+def warm() -> None:
+    faults.warm()
+
+
+SUBJECTS = tuple(f"{n:02d}" for n in range(1, 9))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, warm: None) -> Iterator[Path]:
+    """Eight participants, and the outputs of a run that had them all alone."""
+    root = faults.prepare(tmp_path_factory.mktemp("together"), SUBJECTS)
+    assert faults.wait(faults.start(root, "alone")) == 0
+    yield root
+
+
+def dataset_files(root: Path, name: str) -> dict[str, str]:
+    names = ("README.md", ".bidsignore", "descriptions.tsv", "descriptions.json")
+    return {one: sha256(root / name / "out" / one) for one in names}
+
+
+@pytest.mark.parametrize("count", [2, 8])
+def test_runs_side_by_side_lose_nothing(place: Path, count: int) -> None:
+    name = f"side{count}"
+    processes = [
+        faults.start(place, name, "--participant-label", subject) for subject in SUBJECTS[:count]
+    ]
+    groups = [group(place, name) for _ in range(3)]
+    assert [faults.wait(process) for process in processes] == [0] * count
+    assert set(groups) <= {0, 66}
+    alone = faults.outputs(place, "alone")
+    wanted = {path for path in alone if path[4:6] in SUBJECTS[:count]}
+    assert faults.outputs(place, name) == {path: alone[path] for path in wanted}
+    out = place / name / "out"
+    assert dataset_files(place, name) == dataset_files(place, "alone")
+    described = json.loads((out / "dataset_description.json").read_text())
+    assert described["GeneratedBy"][0]["Name"] == "bids_stroke"
+    assert not [path for path in out.rglob("*") if ".tmp-" in path.name]
+    assert group(place, name) == 0
+    rows = pd.read_csv(out / "group_sessions.tsv", sep="\t")
+    assert sorted(rows["participant_id"]) == [f"sub-{s}" for s in SUBJECTS[:count]]
+
+
+def group(root: Path, name: str) -> int:
+    """Exit code of the group level on what is there now."""
+    child = os.fork()
+    if child:
+        return faults.wait(child)
+    from bids_stroke.cli.run import main
+
+    try:
+        code = main([str(root / "bids"), str(root / name / "out"), "group"])
+    except BaseException:  # noqa: BLE001 - the parent must not go on twice
+        code = 99
+    os._exit(code)
+
+
+def test_the_same_participant_twice_at_once(place: Path) -> None:
+    first = faults.start(place, "twice", "--participant-label", "01")
+    locks = place / "twice" / "work" / "bids_stroke_locks" / "sub_01_wf.lock"
+    while not locks.exists():
+        time.sleep(0.01)
+    time.sleep(0.3)
+    second = faults.start(place, "twice", "--participant-label", "01")
+    assert faults.wait(second) == 75
+    assert "Another run computes sub-01" in (place / "twice.log").read_text()
+    assert faults.wait(first) == 0
+
+
+def test_a_clock_that_jumps(place: Path) -> None:
+    """Inputs and results from the future are as good as others, and nothing is computed again."""
+    name, label = "clock", ("--participant-label", "01")
+    assert faults.wait(faults.start(place, name, *label)) == 0
+    later = time.time() + 3e7
+    for path in (place / name).rglob("*"):
+        os.utime(path, (later, later), follow_symlinks=False)
+    before = faults.finished(place, name)
+    assert faults.wait(faults.start(place, name, *label)) == 0
+    after = faults.finished(place, name)
+    assert [p for p in before if before[p] != after[p] and not faults.is_sink(p)] == []
+
+
+@pytest.mark.parametrize("megabytes", [1, 4, 8])
+def test_a_full_disk_means_try_again_and_the_next_run_goes_on(place: Path, megabytes: int) -> None:
+    name, label = f"full{megabytes}", ("--participant-label", "01")
+    folder = place / name
+    folder.mkdir()
+    options = f"size={megabytes}m"
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "none", folder], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a small file system")
+    try:
+        assert faults.wait(faults.start(place, name, *label)) == 75
+        said = (place / f"{name}.log").read_text()
+        assert "Traceback" not in said
+        assert "disk" in said
+        assert not [p for p in folder.rglob("sub-01*") if ".tmp-" in p.name]
+        subprocess.run(["mount", "-o", "remount,size=200m", folder], check=True)
+        assert faults.wait(faults.start(place, name, *label)) == 0
+        alone = {k: v for k, v in faults.outputs(place, "alone").items() if k[:6] == "sub-01"}
+        assert faults.outputs(place, name) == alone
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def test_a_worker_dies_with_its_run(place: Path) -> None:
+    """A killed run of the pool leaves no process that goes on computing."""
+    mark = f"mark-{os.getpid()}-{time.monotonic_ns()}"
+    program = Path(sys.executable).parent / "bids_stroke"
+    words = [program, place / "bids", place / "pool" / "out", "participant", "--device", "cpu"]
+    words += ["-w", place / "pool" / "work", "--nprocs", "2", "--brain-extraction", "skip"]
+    run = subprocess.Popen(
+        words,
+        env={**os.environ, "FAULT": mark},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    end = time.monotonic() + 300
+    while len(processes(mark)) < 4 and time.monotonic() < end:  # run, fork server, two workers
+        time.sleep(0.1)
+    assert len(processes(mark)) >= 4
+    run.kill()
+    run.wait()
+    end = time.monotonic() + 30
+    while processes(mark) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert processes(mark) == []
+
+
+def processes(mark: str) -> list[int]:
+    """Living processes whose environment has a mark."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            try:
+                environ = (folder / "environ").read_bytes()
+                state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+            except OSError:
+                continue
+            if mark.encode() in environ and state != "Z":
+                found.append(int(folder.name))
+    return found
+
+
+def without_rights() -> None:
+    """Give up what root may do beyond its files' permissions (capabilities of Linux)."""
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    data = (ctypes.c_uint32 * 6)()
+    ctypes.CDLL(None).capset(header, data)
+
+
+@pytest.mark.parametrize(
+    ("what", "code", "words"),
+    [
+        ("bids/sub-01/anat/sub-01_T1w.nii.gz", 1, "sub-01_T1w.nii.gz"),
+        ("bids/dataset_description.json", 16, "dataset_description.json"),
+        ("bids", 66, "can't be read"),
+        ("rights/out", 73, "can't be written"),
+        ("rights/work", 73, "another by -w"),
+    ],
+)
+def test_what_may_not_be_read_or_written(
+    warm: None, tmp_path: Path, what: str, code: int, words: str
+) -> None:
+    root = faults.prepare(tmp_path)
+    locked = root / what
+    if not locked.exists():
+        locked.mkdir(parents=True)
+    locked.chmod(0o000 if what.startswith("bids") else 0o555)
+    try:
+        assert faults.wait(faults.start(root, "rights", before=without_rights)) == code
+    finally:
+        locked.chmod(0o755)
+    said = (root / "rights.log").read_text()
+    assert words in said
+    assert "Traceback" not in said
