@@ -14,7 +14,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from skimage.segmentation import watershed
 
-from bids_stroke.core.atlases import Atlas
+from bids_stroke.core.atlases import Atlas, filled
 from bids_stroke.core.geometry import Grid, voxel_volume_mm3
 
 ONE_SIDED = 0.9
@@ -34,30 +34,33 @@ TISSUE = {
 _CORTEX, _DEEP, _WHITE, _CEREBELLUM, _BRAINSTEM, _VENTRICLES = 1, 3, 5, 7, 9, 10
 _DEEP_BOX_MM = ((0, 34), (-34, 22), (-10, 22))  # |x|, y, z of basal ganglia and thalamus
 
-_SEEDS: Mapping[int, tuple[int, list[tuple[int, int, int]]]] = {
-    _CORTEX: (3, [
+_SEEDS: Mapping[int, list[tuple[int, int, int]]] = {
+    _CORTEX: [
         (25, 0, 45), (25, -60, 40), (30, -80, 5), (50, -20, -15), (35, -45, -12), (30, 40, 15),
         (15, -90, 0), (12, -18, 8), (10, -70, 0), (22, -35, -4), (40, 0, -35), (55, -50, -8),
         (35, -70, -12),
-    ]),
-    _CEREBELLUM: (3, [
+    ],
+    _CEREBELLUM: [
         (25, -60, -40), (10, -55, -20), (30, -65, -30), (5, -70, -30), (40, -55, -40),
         (10, -65, -15), (3, -52, -5),
-    ]),
-    _BRAINSTEM: (2, [(3, -28, -35), (3, -36, -50), (4, -24, -20), (5, -22, -12)]),
+    ],
+    _BRAINSTEM: [(3, -28, -35), (3, -36, -50), (4, -24, -20), (5, -22, -12)],
 }  # fmt: skip
-"""Half-widths in voxels, and points (right side, mirrored) well inside cerebrum and others."""
+"""Points (mm, right side, mirrored) well inside cerebrum, cerebellum and brainstem."""
+SEED_MM = 2.5
+BEYOND_MM = 3.0
+"""How far regions go on outside the brain mask of the template, for masks cut otherwise."""
 
 
 def tissue_atlas(
     grey: np.ndarray, white: np.ndarray, brain: np.ndarray, affine: np.ndarray
 ) -> Atlas:
-    """Regions that follow from tissue probabilities in [0, 1] of a template at 1 mm, RAS.
+    """Regions that follow from tissue probabilities in [0, 1] of a template in RAS.
 
     Cerebellum and brainstem are parted from the cerebrum by a watershed from fixed seeds: the CSF
     of the tentorium is the ridge. The ventricles are the CSF around the lateral ventricles deeper
     than 12 mm. Deep grey matter is the grey matter within a box around basal ganglia and thalamus.
-    Every other voxel of the brain belongs to the nearest of these, so that none is left out.
+    Every other voxel of the brain belongs to the nearest of these, if that is within 3 mm.
     """
     solid = (grey + white >= 0.5) & brain
     part = _parts(solid, affine)
@@ -73,12 +76,9 @@ def tissue_atlas(
         0,
     )
     labels[ventricles(grey, white, brain, affine)] = _VENTRICLES
-    nearest = ndimage.distance_transform_edt(
-        labels == 0, return_distances=False, return_indices=True
-    )
-    labels = np.where(brain, labels[tuple(nearest)], 0)
-    paired = (labels > 0) & (labels < _BRAINSTEM) & (x > 0)
-    return Atlas("tissue", (labels + paired).astype(np.int32), affine, TISSUE)
+    whole = filled(Atlas("tissue", labels * brain, affine, TISSUE), BEYOND_MM).labels
+    paired = (whole > 0) & (whole < _BRAINSTEM) & (x > 0)
+    return Atlas("tissue", (whole + paired).astype(np.int32), affine, TISSUE)
 
 
 def _within(*coordinates: np.ndarray) -> np.ndarray:
@@ -90,16 +90,17 @@ def _within(*coordinates: np.ndarray) -> np.ndarray:
 
 def _parts(solid: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """Cerebrum, cerebellum and brainstem of brain tissue, by their labels."""
-    markers = np.zeros(solid.shape, dtype=np.int32)
-    for label, (half, points) in _SEEDS.items():
-        for centre in _voxels(
-            np.array([(s * x, y, z) for x, y, z in points for s in (1, -1)]), affine
-        ):
-            box = tuple(slice(c - half, c + half + 1) for c in centre)
-            markers[box] = label
-    markers[~solid] = 0
+    centres = apply_affine(affine, np.argwhere(solid))
+    tree = cKDTree(centres)
+    markers = np.zeros(len(centres), dtype=np.int32)
+    for label, points in _SEEDS.items():
+        both = [(side * x, y, z) for x, y, z in points for side in (1, -1)]
+        for near in tree.query_ball_point(both, SEED_MM):
+            markers[near] = label
+    seeds = np.zeros(solid.shape, dtype=np.int32)
+    seeds[solid] = markers
     depth = ndimage.distance_transform_edt(solid, sampling=voxel_sizes(affine))
-    return watershed(-depth, markers, mask=solid)
+    return watershed(-depth, seeds, mask=solid)
 
 
 def _voxels(points: np.ndarray, affine: np.ndarray) -> np.ndarray:
@@ -186,9 +187,10 @@ def depths(voxels: Voxels, tissue: Atlas, count: int) -> list[str]:
 def ventricle_distances(voxels: Voxels, tissue: Atlas, count: int) -> list[float]:
     """Smallest distance (mm) of each lesion's voxel centres to the ventricles of the template."""
     far = distance_at(voxels.points, tissue.labels == _VENTRICLES, tissue.affine)
-    nearest = np.full(count + 1, np.inf)
-    np.minimum.at(nearest, voxels.lesion, far)
-    return [round(float(d), 1) for d in nearest[1:]]
+    order = np.argsort(voxels.lesion, kind="stable")
+    starts = np.searchsorted(voxels.lesion[order], np.arange(1, count + 1))
+    nearest = np.minimum.reduceat(far[order], starts) if count else np.zeros(0)
+    return [round(float(d), 1) for d in nearest]
 
 
 COLUMNS = {

@@ -158,8 +158,9 @@ def region_dictionary() -> dict[str, dict[str, str]]:
 
 def summary(table: pd.DataFrame, shares: pd.DataFrame) -> dict[str, Any]:
     """A session in short: hemisphere, volumes (mm3) by lobe and other columns, tract loads."""
+    volume = table["volume_mm3"].astype(float)
     volumes = {
-        name: table.groupby(name)["volume_mm3"].sum().round(1).to_dict()
+        name: volume.groupby(table[name]).sum().round(1).to_dict()
         for name in ("hemisphere", "lobe", "depth", "super_region", "territory")
     }
     tract = shares[shares["atlas"] == "tract"]

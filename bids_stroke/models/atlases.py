@@ -26,7 +26,6 @@ ROLES = ("lobe", "region", "super_region", "territory", "tract")
 FILL_MM = 20.0
 """White matter belongs to the nearest gyrus within this distance."""
 _TRACT_VOLUMES = {97: "right corticospinal tract", 98: "left corticospinal tract"}
-_HEMISPHERE = re.compile(r"\b(left|right)\b")
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,9 +180,3 @@ def _papaya(name: str, path: Path) -> Atlas:
     found = re.findall(r"<label>([^<]*)</label>", text)
     names = {i: region.strip(" :") or "unnamed" for i, region in enumerate(found) if i}
     return Atlas(name, labels.astype(np.int32), np.linalg.inv(to_talairach) @ affine, names)
-
-
-def hemisphere_of(region: str) -> str:
-    """``left``, ``right`` or ``n/a`` by the name of a region."""
-    found = _HEMISPHERE.search(region.lower().replace("_", " "))
-    return found[1] if found else regions.NA

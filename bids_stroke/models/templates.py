@@ -13,10 +13,11 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from bids_stroke.core.geometry import Grid, bounding_box, crop, grid_of
+from bids_stroke.core.geometry import Grid, grid_of
 from bids_stroke.errors import InputMissing
 
 SHIPPED = "MNI152NLin2009aSym"
+STRIDE = 2
 _NILEARN = "mni_icbm152_{}_tal_nlin_sym_09a_converted.nii.gz"
 
 
@@ -32,7 +33,7 @@ class Template:
 
 @dataclass(frozen=True, eq=False)
 class Tissues:
-    """Probabilities of grey and white matter in [0, 1], ICBM 2009a symmetric, the brain's box."""
+    """Probabilities of grey and white matter in [0, 1], ICBM 2009a symmetric, at 2 mm."""
 
     grey: np.ndarray
     white: np.ndarray
@@ -55,16 +56,14 @@ def find_template(name: str) -> Template:
 
 
 def tissues() -> Tissues:
-    """Tissue probabilities of nilearn's wheel, cut to the box of the brain."""
-    template = find_template(SHIPPED)
-    box = bounding_box(template.brain, margin_vox=2)
-    affine = template.grid.affine
-    grey, white = (
-        crop(_nilearn(name).get_fdata(dtype=np.float32) / 255, affine, box)[0]
-        for name in ("gm", "wm")
+    """Tissue probabilities of nilearn's wheel at 2 mm: every second voxel, from the first on."""
+    affine = np.asarray(_nilearn("gm").affine, dtype=float).copy()
+    affine[:3, :3] *= STRIDE
+    grey, white, t1w = (
+        np.asarray(_nilearn(name).dataobj, dtype=np.float32)[::STRIDE, ::STRIDE, ::STRIDE]
+        for name in ("gm", "wm", "t1")
     )
-    brain, cut = crop(template.brain, affine, box)
-    return Tissues(grey, white, brain, cut)
+    return Tissues(grey / 255, white / 255, t1w > 0, affine)
 
 
 def _nilearn(name: str) -> Any:
