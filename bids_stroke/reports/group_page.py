@@ -379,9 +379,11 @@ def _three_d(overlap: CohortMap | None) -> Markup | None:
             file="group_overlap.nii.gz",
         ),
     ]
+    peak = np.unravel_index(int(overlap.counts.argmax()), overlap.counts.shape)
     return viewer.viewer_html(
         volumes,
         overlap.grid.affine,
+        centre=(overlap.grid.affine @ [*peak, 1])[:3].tolist(),
         name="overlap-viewer",
         title=f"Lesion overlap of {overlap.participants} participants in {overlap.space}",
         max_bytes=3_000_000,

@@ -41,7 +41,7 @@ def test_every_column_is_explained(outputs: Path) -> None:
     names = {path.stem for path in outputs.glob("group_*.tsv")}
     assert names == {
         *("group_lesions", "group_sessions", "group_metrics", "group_qc", "group_statistics"),
-        *("group_papers", "group_volumes"),
+        *("group_papers", "group_volumes", "group_longitudinal", "group_longitudinal_lesions"),
     }
     for name in names:
         _is_explained(outputs, name)
@@ -68,7 +68,8 @@ def test_a_reference_stored_otherwise_agrees(tmp_path: Path) -> None:
     one, other = tmp_path / "a.nii.gz", tmp_path / "b.nii.gz"
     save_image(mask, fake.AFFINE, one, dtype=np.uint8)
     save_image(mask[::-1], fake.AFFINE @ flip, other, dtype=np.uint8)
-    assert evaluation.compare(other, one)["dice"] == 1.0
+    values = evaluation.compare(other, one)
+    assert (values["dice"], values["reference_resampled"]) == (1.0, True)
 
 
 def test_a_map_and_a_brain_mask_are_judged(outputs: Path, tmp_path: Path) -> None:
@@ -96,6 +97,7 @@ def test_a_map_and_a_brain_mask_are_judged(outputs: Path, tmp_path: Path) -> Non
     )
     values = evaluation.compare(reference, mask, **maps)
     assert not np.isnan(values["average_precision"])
+    assert values.pop("reference_resampled") is False
     assert values == pytest.approx(expected, nan_ok=True)
 
 
