@@ -1,7 +1,7 @@
 """The train level: check the data, preprocess, split, train, validate, and leave a model."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -107,8 +107,6 @@ def choose_recipe(config: Config) -> "tuple[Recipe, Descriptor | None]":
     chosen = found.with_pretrained(bool(start)).shortened(
         epochs=asked.epochs, iterations=asked.iterations
     )
-    if chosen.method != "nnunet":
-        raise UsageError(f"The recipe '{found.name}' trains no network: it is not for this level.")
     if not start:
         return chosen, None
     if not any(stage.start == "pretrained" for stage in chosen.stages):
@@ -169,7 +167,7 @@ def _say_plan(config: Config, plan: Plan, findings: "Sequence[Finding]") -> None
 
     start = f", from the model '{plan.pretrained.name}'" if plan.pretrained else ""
     print(f"Recipe '{plan.recipe.name}'{start}: {plan.recipe.title}")
-    for stage in plan.recipe.stages:
+    for stage in plan.recipe.stages if plan.recipe.method == "nnunet" else ():
         own = plan.recipe.of_stage(stage)
         print(
             f"  stage '{stage.name}' on {' + '.join(own.channels)}: {own.schedule.epochs} epochs "
@@ -292,7 +290,6 @@ def _train(config: Config, plan: Plan, cases: "Sequence[Case]", log_dir: Path) -
     from bids_stroke.cli.train_watch import Watch
     from bids_stroke.models.dataset import Places, write_cases, write_splits
     from bids_stroke.reports.training import write_results, write_training_page
-    from bids_stroke.workflows.train import init_train_wf
 
     output_dir = config.dataset.output_dir.absolute()
     name = config.training.name or plan.recipe.name
@@ -303,7 +300,7 @@ def _train(config: Config, plan: Plan, cases: "Sequence[Case]", log_dir: Path) -
     places.preprocessed.mkdir(parents=True, exist_ok=True)
     write_splits(places, splits, cases)
     folds = chosen_folds(config, plan.recipe, len(splits))
-    workflow = init_train_wf(
+    workflow = _graph_of(plan.recipe)(
         config=config,
         places=places,
         recipe=plan.recipe,
@@ -324,6 +321,17 @@ def _train(config: Config, plan: Plan, cases: "Sequence[Case]", log_dir: Path) -
     print(f"The model is {places.model}; run it with: participant --model {places.model}")
     print(f"The report is {page}")
     return 0
+
+
+def _graph_of(recipe: "Recipe") -> Callable[..., Any]:
+    """Factory of the second graph: that of a network, or of LesionGnb."""
+    if recipe.method == "lesiongnb":
+        from bids_stroke.workflows.train_lesiongnb import init_lesiongnb_wf
+
+        return init_lesiongnb_wf
+    from bids_stroke.workflows.train import init_train_wf
+
+    return init_train_wf
 
 
 def make_splits(

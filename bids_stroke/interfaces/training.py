@@ -399,5 +399,7 @@ def _write_model(places: Any, setup: Any, folds: Any, point: Any, mean: float) -
     )
     operating = OperatingPoint(threshold=point[0], min_volume_mm3=point[1])
     model = packing.draft(own, facts, operating, places.model / f"{setup['name']}.toml")
+    if chosen.method == "lesiongnb":
+        return packing.write_lesiongnb(model, places.results / "parameters.toml")
     stage_folder = next(places.results.glob(f"*__{stage.name}__{own.plan.configuration}"))
     return packing.write_model(model, stage_folder, list(folds), own)

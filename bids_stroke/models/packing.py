@@ -93,13 +93,27 @@ def write_model(
         for ending, checkpoint in members(recipe).items():
             source = stage_folder / f"fold_{fold}" / checkpoint
             _strip(source, target / f"fold_{fold}{ending}" / FINAL)
+    return _finished(model)
+
+
+def write_lesiongnb(model: Descriptor, parameters: Path) -> Path:
+    """Write the fitted Gaussians of LesionGnb and the descriptor; returns the latter."""
+    target = model.model_folder
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    shutil.copyfile(parameters, target / parameters.name)
+    return _finished(replace(model, format="lesiongnb"))
+
+
+def _finished(model: Descriptor) -> Path:
+    """Write the descriptor of a model folder, with the size and SHA-256 of its files."""
     files = tuple(
         ModelFile(
             path=path.relative_to(model.root).as_posix(),
             sha256=sha256(path),
             size=path.stat().st_size,
         )
-        for path in sorted(target.rglob("*"))
+        for path in sorted(model.model_folder.rglob("*"))
         if path.is_file()
     )
     write_text(model.file, descriptor.dumps(replace(model, files=files)))

@@ -18,7 +18,7 @@ from bids_stroke.interfaces.training import (
     TrainFold,
 )
 from bids_stroke.models.dataset import Case, Places
-from bids_stroke.models.recipe import Recipe
+from bids_stroke.models.recipe import OperatingPoint, Recipe
 from bids_stroke.workflows.base import pair_preproc, set_crash_folder
 
 CASES_WF = "bids_stroke_wf"
@@ -161,13 +161,27 @@ def describe_training(
 ) -> str:
     """Methods text of a training, from the recipe that was run."""
     return boilerplate.text(
-        "train",
+        "train" if recipe.method == "nnunet" else "train_lesiongnb",
         recipe=recipe.name,
         cases=len(cases),
         participants=len({case.participant for case in cases}),
         group=group_by or "participant",
         folds=folds,
         stages=" ".join(_describe_stage(recipe.of_stage(stage)) for stage in recipe.stages),
+        point=_describe_point(recipe.operating_point),
+    )
+
+
+def _describe_point(point: OperatingPoint) -> str:
+    """Where threshold and smallest volume come from."""
+    if point.tune:
+        return (
+            "Threshold and smallest volume were those with the largest mean Dice over the "
+            "validation cases; each fold was judged by the point that the other folds gave."
+        )
+    return (
+        f"Threshold ({point.threshold:g}) and smallest volume ({point.min_volume_mm3:g} mm3) were "
+        "those of the recipe."
     )
 
 
