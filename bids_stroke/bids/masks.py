@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _SAME = ("acquisition", "run", "ceagent", "reconstruction", "echo", "chunk")
 _LESION_LABELS = {"l", "lesion", "stroke"}
 _OURS = {"stroke"}
+TEMPLATE, TEMPLATE_SHAPE = "MNI152NLin2009aSym", (197, 233, 189)
+TEMPLATE_ORIGIN = (-98.0, -134.0, -72.0)
 _PLAIN_SUFFIX = re.compile(r"(?:^|_)(T1w|FLAIR)(?:_|$)")
 
 
@@ -138,8 +140,10 @@ def find_reference_masks(roots: Iterable[Path], pair: "Pair") -> dict[str, Path]
     Known names: ``label-L_mask``, ``label-lesion_mask``, ``desc-lesion_mask``, any of them with
     ``space-`` and ``desc-`` (ATLAS: ``label-L_desc-T1lesion_mask``), ``label-lesion_roi`` (as
     fMRIPrep reads it, also with ``_T1w`` before it) and ``_msk`` (ISLES). Without ``space-`` the
-    space is the modality in the name, or the image whose grid the mask has, or the pair's source.
-    What this program made (``desc-stroke``) is no reference. The first folder wins.
+    space is the modality in the name, or the image whose grid the mask has, or the template whose
+    grid it has, or the pair's source. A mask in a template's space on the very grid of an image is
+    that image's (ATLAS: scans that lie in template space already). What this program made
+    (``desc-stroke``) is no reference. The first folder wins.
     """
     found: dict[str, Path] = {}
     for root in roots:
@@ -163,12 +167,24 @@ def is_reference(parsed: Mapping[str, str]) -> bool:
 
 
 def _space_of(path: Path, parsed: Mapping[str, str], pair: "Pair") -> str:
-    if "space" in parsed:
-        return parsed["space"]
-    if named := _PLAIN_SUFFIX.search(path.name.partition(".")[0]):
+    space = parsed.get("space", "")
+    if space and not space.startswith("MNI"):
+        return space
+    named = _PLAIN_SUFFIX.search(path.name.partition(".")[0])
+    if named and not space:
         return named.group(1)
     on_grid = (m for m, image in pair.images.items() if _same_header_grid(path, image))
-    return next(on_grid, pair.modalities[0])
+    return next(on_grid, space or _template_of(path) or pair.modalities[0])
+
+
+def _template_of(path: Path) -> str | None:
+    """Template whose grid an image has: the 1 mm grid of ATLAS and of nilearn's template."""
+    try:
+        shape, affine = _header_grid(path)
+    except (nib.filebasedimages.ImageFileError, OSError, EOFError):
+        return None
+    known = shape == TEMPLATE_SHAPE and np.allclose(affine[:3, 3], TEMPLATE_ORIGIN, atol=1e-3)
+    return TEMPLATE if known and np.allclose(affine[:3, :3], np.eye(3), atol=1e-3) else None
 
 
 def _same_header_grid(one: Path, other: Path) -> bool:

@@ -138,6 +138,34 @@ def test_without_a_space_the_grid_tells(tmp_path: Path) -> None:
     assert list(find_reference_masks([root], pair)) == ["FLAIR"]
 
 
+ATLAS_MASK = "space-MNI152NLin2009aSym_label-L_desc-T1lesion_mask"
+
+
+@pytest.mark.parametrize(("size", "space"), [(4, "T1w"), (5, "MNI152NLin2009aSym")])
+def test_a_scan_in_template_space_has_its_mask_there(tmp_path: Path, size: int, space: str) -> None:
+    """ATLAS: mask and T1w on one grid belong together, whatever the space is called."""
+    root = dataset(tmp_path, "01/T1w", f"01/{ATLAS_MASK}")
+    for suffix, side in (("T1w", 4), (ATLAS_MASK, size)):
+        path = root / "sub-01" / "anat" / f"sub-01_{suffix}.nii.gz"
+        nib.save(nib.Nifti1Image(np.zeros((side, 4, 4), "u1"), np.eye(4)), path)
+    (pair,) = find_pairs(build_layout(root))
+    assert list(find_reference_masks([root], pair)) == [space]
+
+
+@pytest.mark.parametrize(("shift", "space"), [(0, "MNI152NLin2009aSym"), (1, "T1w")])
+def test_a_mask_without_a_space_on_the_grid_of_the_template(
+    tmp_path: Path, shift: int, space: str
+) -> None:
+    root = dataset(tmp_path, "01/T1w", "01/label-L_mask")
+    folder, affine = root / "sub-01" / "anat", np.eye(4)
+    nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), "u1"), affine), folder / "sub-01_T1w.nii.gz")
+    affine[:3, 3] = (-98 + shift, -134, -72)
+    mask = nib.Nifti1Image(np.zeros((197, 233, 189), "u1"), affine)
+    nib.save(mask, folder / "sub-01_label-L_mask.nii.gz")
+    (pair,) = find_pairs(build_layout(root))
+    assert list(find_reference_masks([root], pair)) == [space]
+
+
 def test_reference_roots(tmp_path: Path) -> None:
     raw, out = tmp_path / "raw", tmp_path / "raw" / "derivatives" / "ours"
     for folder in (out, raw / "derivatives" / "manual", tmp_path / "given"):
