@@ -28,6 +28,7 @@ MODALITIES = ("T1w", "FLAIR")
 STEPS = ("reorient", "brain_extraction", "register", "n4", "zscore", "crop")
 WHOLE_HEAD_STEPS = ("reorient", "brain_extraction", "register")
 RESAMPLE = ("logits", "probabilities")
+FORMATS = ("nnunetv2", "lesiongnb")
 PURPOSES = ("lesions", "brain")
 STORE_VARIABLE = "BIDS_STROKE_MODELS"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -106,7 +107,8 @@ class Descriptor:
 
     A channel whose modality is missing in an accepted set is filled with zeros. ``file`` is the
     descriptor file itself, ``folder`` the model folder beside it. ``purpose`` is what the model
-    finds: lesions, or the brain (those are never chosen for lesions).
+    finds: lesions, or the brain (those are never chosen for lesions). A model that is not
+    ``automatic`` runs only when it is named.
     """
 
     name: str
@@ -126,6 +128,7 @@ class Descriptor:
     inference: Inference = Inference()
     files: tuple[ModelFile, ...] = ()
     synthetic: bool = False
+    automatic: bool = True
     purpose: str = "lesions"
     source: Source = Source()
     evaluation: Mapping[str, Any] = field(default_factory=dict)
@@ -238,7 +241,7 @@ def is_plain(name: str) -> bool:
 def _check(model: Descriptor, path: Path) -> None:
     """Refuse what can't be run, and what points outside the descriptor's folder."""
     _require(is_plain(model.name), path, f"name '{model.name}' is no plain word")
-    _require(model.format == "nnunetv2", path, f"format '{model.format}' is not nnunetv2")
+    _require(model.format in FORMATS, path, f"format '{model.format}' is none of {FORMATS}")
     _require(model.purpose in PURPOSES, path, f"purpose must be one of {PURPOSES}")
     _check_channels(model, path)
     _check_preprocessing(model, path)
@@ -378,7 +381,8 @@ def _rank(model: Descriptor, modalities: tuple[str, ...]) -> tuple[int, bool, st
 
 
 def _is_candidate(model: Descriptor, modalities: tuple[str, ...]) -> bool:
-    return model.purpose == "lesions" and bool(accepted(model, modalities)) and is_whole(model)
+    fits = model.automatic and model.purpose == "lesions" and bool(accepted(model, modalities))
+    return fits and is_whole(model)
 
 
 def choose(

@@ -9,7 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ from bids_stroke.errors import UnusableData
 from bids_stroke.models import preparation, windows
 from bids_stroke.models.descriptor import Descriptor
 from bids_stroke.models.executors import LOGGER, Executor, executor
+from bids_stroke.models.members import available_folds as available_folds
+from bids_stroke.models.members import chosen_folds
+from bids_stroke.models.members import mirror_axes as axes_to_mirror
 from bids_stroke.models.weights import load_checkpoint
 
 LESION = 1  # label of the lesion in the models of this field
@@ -54,24 +58,6 @@ class Predictor:
     precision: str = "auto"
     exact: bool = False
     executors: dict[str, Executor] = field(default_factory=dict)
-
-
-def available_folds(model: Descriptor) -> tuple[str, ...]:
-    """Names of the folds that are in the model folder, for example ``("0", "1", "all")``."""
-    found = model.model_folder.glob(f"fold_*/{model.inference.checkpoint}")
-    return tuple(sorted(p.parent.name.removeprefix("fold_") for p in found))
-
-
-def _chosen_folds(model: Descriptor, asked: Sequence[str]) -> tuple[str, ...]:
-    """Folds asked for, else those of the descriptor, else all that are there."""
-    there = available_folds(model)
-    folds = tuple(map(str, asked or model.inference.folds)) or there
-    if missing := [f for f in folds if f not in there]:
-        raise UnusableData(
-            f"Model '{model.name}' has no fold {missing[0]} in {model.model_folder}: "
-            f"there are {', '.join(there) or 'none'}."
-        )
-    return folds
 
 
 def check_architecture(architecture: Mapping[str, Any], path: Path) -> None:
@@ -105,7 +91,7 @@ def load(
         raise UnusableData(f"{model.model_folder} is no nnU-Net v2 model: {error}.") from error
     checkpoints = {
         fold: load_checkpoint(model.model_folder / f"fold_{fold}" / model.inference.checkpoint)
-        for fold in _chosen_folds(model, folds)
+        for fold in chosen_folds(model, folds)
     }
     first = next(iter(checkpoints.values()))
     plans = PlansManager(plans_table)
@@ -217,7 +203,31 @@ def logits(
 ) -> torch.Tensor:
     """Logits [class, z, y, x] of a preprocessed image [channel, z, y, x], averaged over folds.
 
-    They are probabilities, and averaged as such, where the descriptor resamples probabilities.
+    Arguments are those of ``member_logits``.
+    """
+    members = member_logits(
+        predictor, image, mirror_axes=mirror_axes, step_size=step_size, seen=seen
+    )
+    return _mean(members)
+
+
+def _mean(members: Sequence[torch.Tensor]) -> torch.Tensor:
+    return sum(members[1:], start=members[0]) / len(members)
+
+
+def member_logits(
+    predictor: Predictor,
+    image: torch.Tensor,
+    *,
+    mirror_axes: Sequence[int],
+    step_size: float,
+    seen: torch.Tensor | None = None,
+    split_copies: bool = False,
+) -> list[torch.Tensor]:
+    """Logits [class, z, y, x] of an image [channel, z, y, x] by each member of a model.
+
+    A member is a fold; with ``split_copies`` and one fold only, it is a mirrored copy. They
+    are probabilities, and averaged as such, where the descriptor resamples probabilities.
     Windows that hold no voxel of ``seen`` [z, y, x], by default of the brain, are skipped; a voxel
     that no window sees is background. A GPU whose memory is too small hands over to the CPU.
     """
@@ -228,15 +238,18 @@ def logits(
         mirror_axes=tuple(mirror_axes),
         centre=predictor.descriptor.inference.centre_crop,
     )
+    covers = [cover]
+    if split_copies and len(predictor.folds) == 1:
+        covers = [replace(cover, copy=copy) for copy in cover.copies]
+    jobs = list(product(predictor.folds, covers))
     try:
-        members = [_member(predictor, fold, image, seen, cover) for fold in predictor.folds]
+        return [_member(predictor, fold, image, seen, one) for fold, one in jobs]
     except torch.OutOfMemoryError:
         if predictor.device.type == "cpu":
             raise
         LOGGER.warning("The memory of %s is too small: the CPU is used.", predictor.device)
         predictor = replace(predictor, device=torch.device("cpu"), executors={})
-        members = [_member(predictor, fold, image, seen, cover) for fold in predictor.folds]
-    return sum(members[1:], start=members[0]) / len(members)
+        return [_member(predictor, fold, image, seen, one) for fold, one in jobs]
 
 
 def _member(
@@ -262,6 +275,7 @@ def predict(
     *,
     tta: bool | None = None,
     brain: np.ndarray | None = None,
+    members: list[np.ndarray] | None = None,
 ) -> np.ndarray:
     """Lesion probability [x, y, z] as float32 in [0, 1], on the grid of the input images.
 
@@ -269,6 +283,8 @@ def predict(
     ``spacing`` (mm along x, y, z). A channel of the model whose modality is not given is filled
     with zeros. ``tta`` switches mirroring on or off; None takes the descriptor's axes. With a
     ``brain`` mask on the same grid, for images of whole heads, the map is valid in it only.
+    A list given as ``members`` is filled with the maps of the folds or, with one fold, of the
+    mirrored copies, where there are two or more.
     Source: nnU-Net v2 (Isensee et al. 2021), whose preprocessing and resampling are followed.
     """
     model = predictor.descriptor
@@ -278,24 +294,22 @@ def predict(
     if not stack.any():
         raise UnusableData("No brain was left in the images after preprocessing: look at the mask.")
     case = preparation.prepare(stack, spacing, brain, predictor.plans, predictor.configuration)
-    values = logits(
+    values = member_logits(
         predictor,
         case.image,
-        mirror_axes=_mirror_axes(model, tta),
+        mirror_axes=axes_to_mirror(model, tta),
         step_size=model.inference.step_size,
         seen=case.seen,
+        split_copies=members is not None,
     )
-    return preparation.restore(
+    restore = partial(
+        preparation.restore,
         case,
-        values,
-        LESION,
-        predictor.plans,
-        predictor.configuration,
+        label=LESION,
+        plans=predictor.plans,
+        configuration=predictor.configuration,
         are_logits=_averages_logits(model),
     )
-
-
-def _mirror_axes(model: Descriptor, tta: bool | None) -> tuple[int, ...]:
-    if tta is None:
-        return model.inference.mirror_axes
-    return model.inference.mirror_axes or (0, 1, 2) if tta else ()
+    if members is not None and len(values) > 1:
+        members += [restore(of_one) for of_one in values]
+    return restore(_mean(values))

@@ -23,13 +23,20 @@ Window = tuple[slice, ...]
 @dataclass(frozen=True, kw_only=True)
 class Cover:
     """How an image is covered: ``step`` is a share of the patch, ``mirror_axes`` those of the
-    patch. With ``centre`` there is only the window in the middle.
+    patch. With ``centre`` there is only the window in the middle. ``copy`` asks for that one of
+    the mirrored copies (axes to flip, ``()`` for the image as it is) instead of all.
     """
 
     patch: tuple[int, ...]
     step: float
     mirror_axes: tuple[int, ...] = ()
     centre: bool = False
+    copy: tuple[int, ...] | None = None
+
+    @property
+    def copies(self) -> list[tuple[int, ...]]:
+        """Axes to flip for each mirrored copy that is run."""
+        return mirrored(self.mirror_axes) if self.copy is None else [self.copy]
 
 
 def windows(shape: Sequence[int], cover: Cover) -> Iterator[Window]:
@@ -90,10 +97,9 @@ def _sums(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Weighted sum of outputs [class, z, y, x] and of the weights [z, y, x]."""
     weight = _gaussian(cover.patch, executor.device)
-    mirrors = mirrored(cover.mirror_axes)
     weights = torch.zeros(image.shape[1:], device=executor.device)
     total = torch.zeros((1, *image.shape[1:]), device=executor.device)
-    for jobs in _batches(product(places, mirrors), executor.batch):
+    for jobs in _batches(product(places, cover.copies), executor.batch):
         inputs = [_flipped(_flat(image[:, *at], cover.patch), axes) for at, axes in jobs]
         outputs = finish(run_split(executor, torch.stack(inputs)))
         if len(total) != outputs.shape[1]:
