@@ -32,6 +32,7 @@ grid of a source image, which its sidecar names in `SpatialReference`.
 | `*_desc-preproc_{T1w,FLAIR}.nii.gz` | preprocessed image, brain only |
 | `*_desc-brain_mask.nii.gz` | brain |
 | `*_space-*_label-L_desc-stroke_probseg.nii.gz` | probability of lesion |
+| `*_space-*_label-L_desc-uncertainty_probseg.nii.gz` | disagreement of models, folds or copies |
 | `*_space-*_label-L_desc-stroke_mask.nii.gz` | lesions |
 | `*_space-*_seg-lesions_dseg.nii.gz`, `.tsv` | lesions, one number each, and their table |
 | `*_from-*_to-*_mode-image_xfm.txt` | transform, in the format of ITK |

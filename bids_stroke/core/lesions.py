@@ -70,7 +70,8 @@ def table(
     """One row a lesion: volume (mm3), centroid (RAS+ mm), side, extent and probabilities.
 
     ``labels`` are 1..n on [x, y, z]; ``probability`` lies on the same grid. ``midline_x_mm`` is the
-    x of the brain's plane of symmetry, from which ``side`` is told.
+    x of the brain's plane of symmetry, from which ``side`` is told. What only several members of a
+    prediction can tell (``members_share``, ``disagreement``) is left open.
     """
     index = np.arange(1, int(labels.max(initial=0)) + 1)
     sizes = np.bincount(labels.ravel(), minlength=len(index) + 1)[1:]
@@ -91,6 +92,8 @@ def table(
             "centroid_z": np.round(centroids[:, 2], 2),
             "mean_probability": np.round(mean, 4),
             "max_probability": np.round(peak, 4),
+            "members_share": np.nan,
+            "disagreement": np.nan,
         }
     )
 
@@ -108,6 +111,11 @@ COLUMNS = {
     "centroid_z": "z of the centroid in mm, RAS+ scanner space of this image.",
     "mean_probability": "Mean probability of the model over the lesion's voxels.",
     "max_probability": "Largest probability of the model in the lesion.",
+    "members_share": "Share of the members of the prediction that see the lesion: that mark at "
+    "least a tenth of its voxels at their own threshold. A member is what the sidecar of the "
+    "uncertainty map says; n/a with one member.",
+    "disagreement": "Mean over the lesion of the standard deviation of the probability over the "
+    "members; n/a with one member.",
 }
 
 

@@ -9,6 +9,7 @@ from nipype.interfaces.base import (
     File,
     SimpleInterface,
     TraitedSpec,
+    isdefined,
     traits,
 )
 
@@ -52,6 +53,7 @@ class ProbabilityToNative(SimpleInterface):
 class _SegmentInput(BaseInterfaceInputSpec):
     probability = File(exists=True, mandatory=True, desc="probability on a native grid")
     brain_mask = File(exists=True, mandatory=True, desc="brain mask on the same grid")
+    candidates = File(exists=True, desc="mask to number instead of the cut probability")
     threshold = traits.Float(mandatory=True)
     min_volume_mm3 = traits.Float(mandatory=True)
     connectivity = traits.Enum(26, 18, 6, usedefault=True)
@@ -73,10 +75,14 @@ class SegmentLesions(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         image = load_image(self.inputs.probability)
         probability = image.get_fdata(dtype=np.float32)
+        chosen, threshold = probability, self.inputs.threshold
+        if isdefined(self.inputs.candidates):
+            chosen = load_image(self.inputs.candidates).get_fdata(dtype=np.float32)
+            threshold = 0.5
         labels = lesions.segment(
-            probability,
+            chosen,
             image.affine,
-            threshold=self.inputs.threshold,
+            threshold=threshold,
             min_volume_mm3=self.inputs.min_volume_mm3,
             connectivity=self.inputs.connectivity,
             inclusive=self.inputs.inclusive,

@@ -21,6 +21,7 @@ class _PredictInput(BaseInterfaceInputSpec):
     modalities = traits.List(traits.Str, mandatory=True, desc="modalities that the model is given")
     descriptor = File(exists=True, mandatory=True, desc="descriptor of the model")
     folds = traits.List(traits.Str, [], usedefault=True, desc="folds; default: the descriptor's")
+    keep_members = traits.Bool(False, usedefault=True, desc="write the maps of the members too")
     tta = traits.Either(None, traits.Bool, usedefault=True, desc="mirroring on or off")
     precision = traits.Enum("auto", "fp32", "bf16", usedefault=True, desc="of the arithmetic")
     checksums = traits.Dict(desc="SHA-256 of the model's files, so that new weights recompute")
@@ -30,6 +31,7 @@ class _PredictInput(BaseInterfaceInputSpec):
 
 
 class _PredictOutput(TraitedSpec):
+    members = traits.List(File(), desc="the same of each member, if there are several")
     probability = File(desc="lesion probability on the network's grid, 0 outside the brain")
 
 
@@ -55,15 +57,23 @@ class PredictLesions(SimpleInterface):
             self.inputs.device,
             self.inputs.precision,
         )
+        members: list[np.ndarray] | None = [] if self.inputs.keep_members else None
         probability = predictor.predict(
             model,
             {m: image.get_fdata(dtype=np.float32) for m, image in images.items()},
             brain.header.get_zooms()[:3],
             tta=self.inputs.tta,
             brain=np.asanyarray(brain.dataobj),
+            members=members,
         )
-        probability[np.asanyarray(brain.dataobj) == 0] = 0
+        outside = np.asanyarray(brain.dataobj) == 0
+        probability[outside] = 0
         out = Path(runtime.cwd) / "probability.nii.gz"
         save_image(probability, brain.affine, out, dtype=np.float32)
         self._results["probability"] = str(out)
+        self._results["members"] = []
+        for number, member in enumerate(members or ()):
+            path = Path(runtime.cwd) / f"member_{number}.nii"
+            save_image(np.where(outside, 0, member), brain.affine, path, dtype=np.float32)
+            self._results["members"].append(str(path))
         return runtime
