@@ -1,14 +1,18 @@
 """The predictor against nnU-Net's own, and its behaviour at the edges."""
 
+import os
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from bids_stroke.errors import UnusableData
-from bids_stroke.models import descriptor, predictor
+from bids_stroke.models import descriptor, executors, predictor
+from bids_stroke.models.executors import Executor
 from tests.tiny_model import write_model
 
 
@@ -141,4 +145,97 @@ def test_refuses_plans_that_import_something_else(tmp_path: Path, hostile: str) 
 
 def test_loads_once_in_a_process(tmp_path: Path) -> None:
     path = write_model(tmp_path)
-    assert predictor.load_cached(path, (), "cpu") is predictor.load_cached(path, (), "cpu")
+    first = predictor.load_cached(path, (), "cpu")
+    assert predictor.load_cached(path, (), "cpu") is first
+    run = predictor.fold_executor(first, "0")
+    assert predictor.fold_executor(first, "0") is run
+    assert predictor.load_cached(path, (), "cpu", "bf16") is not first
+
+
+def test_a_changed_model_is_loaded_again(tmp_path: Path) -> None:
+    path = write_model(tmp_path)
+    first = predictor.load_cached(path, (), "cpu")
+    checkpoint = tmp_path / "tiny" / "fold_0" / "checkpoint_final.pth"
+    os.utime(checkpoint, ns=(1, 1))
+    assert predictor.load_cached(path, (), "cpu") is not first
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("mirror", [False, True])
+def test_fast_is_exact(tmp_path: Path, mirror: bool) -> None:
+    """OpenVINO's map against torch's, over all the steps."""
+    model = descriptor.load(write_model(tmp_path, folds=2))
+    channels = head()
+    maps = [
+        predictor.predict(predictor.load(model, exact=e), channels, (1.1, 0.9, 1.6), tta=mirror)
+        for e in (False, True)
+    ]
+    assert np.abs(maps[0] - maps[1]).max() < 1e-4
+    assert maps[0].std() > 0.01
+
+
+def test_a_gpu_that_is_too_small_hands_over_to_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No GPU is needed: the device is a name, and its executor raises what torch raises."""
+    loaded = predictor.load(descriptor.load(write_model(tmp_path)))
+    expected = predictor.predict(loaded, head(), (1, 1, 1))
+    asked = []
+
+    def build(network: torch.nn.Module, shape: tuple[int, ...], **options: Any) -> Executor:
+        asked.append(options["device"].type)
+        if asked[-1] == "cpu":
+            return executors.executor(network, shape, **options)
+
+        def run(windows: torch.Tensor) -> torch.Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+        return Executor(run, "fake", "fp16", torch.device("cpu"), batch=4)
+
+    monkeypatch.setattr(predictor, "executor", build)
+    on_gpu = replace(loaded, device=torch.device("cuda"), executors={})
+    result = predictor.predict(on_gpu, head(), (1, 1, 1))
+    assert asked == ["cuda", "cpu"]
+    assert np.array_equal(result, expected)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_batches_of_windows_and_mirrored_copies_change_nothing(tmp_path: Path, batch: int) -> None:
+    loaded = predictor.load(descriptor.load(write_model(tmp_path)), exact=True)
+    expected = predictor.predict(loaded, head(), (1, 1, 1), tta=True)
+    run = predictor.fold_executor(loaded, "0")
+    loaded.executors["0"] = replace(run, batch=batch)
+    result = predictor.predict(loaded, head(), (1, 1, 1), tta=True)
+    assert np.abs(result - expected).max() < 1e-6
+
+
+def test_whole_heads_are_equal_in_the_brain_with_fewer_windows(tmp_path: Path) -> None:
+    path = write_model(tmp_path, patch=16, spacing=1.0)
+    loaded = predictor.load(descriptor.load(path))
+    rng = np.random.default_rng(0)
+    channels = {m: rng.normal(size=(40, 44, 48)).astype(np.float32) for m in ("T1w", "FLAIR")}
+    brain = np.zeros((40, 44, 48), dtype=np.uint8)
+    brain[4:14, 6:15, 25:40] = 1
+    calls = []
+    run = predictor.fold_executor(loaded, "0")
+
+    def counted(windows: torch.Tensor) -> torch.Tensor:
+        calls.append(len(windows))
+        return run.run(windows)
+
+    loaded.executors["0"] = replace(run, run=counted)
+    everywhere = predictor.predict(loaded, channels, (1.2, 1, 0.9))
+    of_all = len(calls)
+    inside = predictor.predict(loaded, channels, (1.2, 1, 0.9), brain=brain)
+    assert np.array_equal(inside[brain == 1], everywhere[brain == 1])
+    assert len(calls) - of_all < of_all / 2
+    assert inside[brain == 0].max() <= everywhere.max()
+
+
+def test_refuses_a_preprocessor_of_others(tmp_path: Path) -> None:
+    model = descriptor.load(write_model(tmp_path))
+    plans = model.model_folder / "plans.json"
+    plans.write_text(plans.read_text().replace("DefaultPreprocessor", "OtherPreprocessor"))
+    with pytest.raises(UnusableData, match="OtherPreprocessor"):
+        predictor.load(model)
