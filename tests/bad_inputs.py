@@ -337,7 +337,7 @@ CALLS: dict[str, Call] = {
     "model with wrong files": Call(file("m.toml", "files = 3"), MODEL, 65, "files"),
     "model with a wrong section": Call(file("m.toml", "inference = 3"), MODEL, 65, "table"),
     "weights of HD-BET are missing": Call(
-        good, "--brain-extraction hd-bet --hd-bet-weights {root}/none", 66, "HD-BET"
+        good, "--brain-extraction hd-bet --hd-bet-weights {root}/none", 66, "check --hd-bet-weights"
     ),
     "group without results": Call(good, "", 66, "participant level first", level="group"),
     "unknown reference": Call(output("{}"), "--reference no", 66, "no", level="group"),

@@ -38,6 +38,11 @@ Entities = Mapping[str, str]
 Filters = Mapping[str, Mapping[str, Any]]
 
 
+def workflow_name(label: str) -> str:
+    """Name of the sub-workflow of a pair: its label, in the letters that nipype allows."""
+    return label.replace("-", "_").replace("+", "__") + "_wf"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pair:
     """A T1w and a FLAIR that belong together, or one of them alone.
@@ -83,7 +88,7 @@ class Pair:
     @property
     def workflow_name(self) -> str:
         """Name of the pair's sub-workflow: its label, in the letters that nipype allows."""
-        return self.label.replace("-", "_").replace("+", "__") + "_wf"
+        return workflow_name(self.label)
 
 
 @dataclass(frozen=True, kw_only=True)

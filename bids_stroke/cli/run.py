@@ -93,6 +93,9 @@ def run(config: Config) -> int:
     for name, path in dataset.derivatives.items():
         if not path.is_dir():
             raise InputMissing(f"There is no folder {path}: check -d {name}=.")
+    weights = config.processing.hdbet_weights
+    if weights is not None and not weights.is_dir():
+        raise InputMissing(f"There is no folder {weights}: check --hd-bet-weights.")
     if dataset.level == "group":
         return run_group(config)
     if dataset.level == "train":
@@ -188,6 +191,7 @@ def _run_plan(config: Config, plan: Plan, log_dir: Path) -> int:
         if config.execution.boilerplate_only:
             print(f"The methods text is in {config.dataset.output_dir / 'logs'}")
             return 0
+        _say_shortage(config, workflow)
         tracker = execute(config, plan, workflow, log_dir)
         return finish(config, plan, tracker, log_dir)
 
@@ -234,17 +238,35 @@ def choose_models(
 ) -> "tuple[dict[str, tuple[Descriptor, str]], dict[str, BidsStrokeError]]":
     """Model of each pair by label, and the error of those that no model can process."""
     from bids_stroke.bids.checks import check_label
-    from bids_stroke.models.descriptor import choose
 
     models: dict[str, tuple[Descriptor, str]] = {}
     refused: dict[str, BidsStrokeError] = {}
     for pair in pairs:
         try:
             check_label(pair.label, pair.source)
-            models[pair.label] = choose(config.model.name, pair.modalities, config.model.models_dir)
+            models[pair.label] = _choose(config, pair.modalities)
         except UnusableData as error:
             refused[pair.label] = error
     return models, refused
+
+
+def _choose(config: Config, modalities: tuple[str, ...]) -> "tuple[Descriptor, str]":
+    """The model, or an ensemble of models, for a session that has ``modalities``."""
+    from bids_stroke.models.descriptor import choose
+    from bids_stroke.models.ensemble import Combination, ensemble
+
+    options = config.model
+    chosen = [choose(name, modalities, options.models_dir) for name in options.names]
+    if len(chosen) == 1:
+        return chosen[0]
+    how = Combination(
+        method=options.ensemble,
+        weights=options.ensemble_weights,
+        window=options.agreement_window,
+        share=options.agreement_share,
+    )
+    models = [model for model, _ in chosen]
+    return ensemble(models, modalities, how), f"asked for by name; combined: {how}"
 
 
 def _print_plan(config: Config, plan: Plan) -> None:
@@ -335,6 +357,15 @@ def _engine(config: Config, plan: Plan, log_dir: Path) -> Iterator[None]:
         yield
     finally:
         engine.stop_logging()
+
+
+def _say_shortage(config: Config, workflow: Any) -> None:
+    """Tell beforehand when a step may not get the memory that it plans with."""
+    from bids_stroke.cli.limits import limit_gb, shortage
+
+    said = shortage(workflow, config.execution.memory_gb or limit_gb())
+    if said:
+        print(f"bids_stroke: {said}", file=sys.stderr)
 
 
 def build_workflow(config: Config, plan: Plan, log_dir: Path) -> Any:

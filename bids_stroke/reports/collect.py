@@ -11,15 +11,9 @@ from typing import Any
 import pandas as pd
 
 from bids_stroke.bids.names import output_path
+from bids_stroke.bids.pairs import workflow_name
+from bids_stroke.core.crashes import read_crash
 from bids_stroke.core.files import read_json
-from bids_stroke.errors import BidsStrokeError
-
-_OURS = "|".join(kind.__name__ for kind in BidsStrokeError.__subclasses__())
-_ERROR = re.compile(
-    rf"^\s*(?:[A-Za-z_]\w*\.)*({_OURS}|[A-Z]\w*(?:Error|Exception)): (.+)$", re.MULTILINE
-)
-_NODE = re.compile(r"^Node: (\S+)", re.MULTILINE)
-_WRAPPER = "NodeExecutionError"
 
 
 @dataclass(frozen=True)
@@ -124,15 +118,6 @@ def newest_log(output_dir: Path) -> Path | None:
     return max(folders, key=lambda folder: folder.stat().st_mtime, default=None)
 
 
-def error_sentence(text: str) -> str:
-    """The last error of a traceback, without its class: what a person should read first."""
-    errors = [m for m in _ERROR.finditer(text) if m[1] != _WRAPPER]
-    if errors:
-        return errors[-1][2].strip()
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "The step failed without a message."
-
-
 def failures(log_dir: Path | None, subject: str = "*") -> list[Failure]:
     """Failed steps that a run's crash files tell of, by file name."""
     if log_dir is None:
@@ -140,13 +125,45 @@ def failures(log_dir: Path | None, subject: str = "*") -> list[Failure]:
     return [_failure(path) for path in sorted(Path(log_dir).glob(f"sub-{subject}/crash*.txt"))]
 
 
+def standing_failures(output_dir: Path) -> list[Failure]:
+    """Failures of each participant's last run that had some, unless the pair was done since.
+
+    On a cluster with one job a participant every job has a log of its own, so that the newest log
+    does not tell of all.
+    """
+    newest: dict[str, Path] = {}
+    for path in sorted((Path(output_dir) / "logs").glob("*/sub-*/crash*.txt"), key=_changed):
+        newest[path.parent.name] = path.parent.parent
+    found = [f for name, log in sorted(newest.items()) for f in failures(log, name[4:])]
+    return [failure for failure in found if not _done_since(Path(output_dir), failure)]
+
+
+def _changed(path: Path) -> float:
+    return path.stat().st_mtime
+
+
+def _done_since(output_dir: Path, failure: Failure) -> bool:
+    """Is there a record of the failed pair that is newer than the crash?"""
+    records = output_dir.glob(f"sub-{failure.subject}/figures/*_desc-qc.json")
+    crashed = _changed(failure.file)
+    return any(
+        belongs(failure, path.name.removesuffix("_desc-qc.json")) and _changed(path) > crashed
+        for path in records
+    )
+
+
+def belongs(failure: Failure, label: str) -> bool:
+    """Lies the failed node in the sub-workflow of a label?"""
+    return f".{workflow_name(label)}." in f".{failure.node}."
+
+
 def _failure(path: Path) -> Failure:
     text = path.read_text(encoding="utf-8", errors="replace")
-    node = _NODE.search(text)
+    crash = read_crash(text)
     return Failure(
         subject=path.parent.name.removeprefix("sub-"),
-        node=node[1] if node else "",
-        message=error_sentence(text),
+        node=crash.node,
+        message=crash.message,
         traceback=text.strip(),
         file=path,
     )

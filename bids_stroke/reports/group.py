@@ -92,7 +92,7 @@ def gather(
 ) -> Cohort:
     """Read the outputs and compute all tables; the overlap map and transforms are written."""
     sessions = collect.sessions(output_dir)
-    failed = collect.failures(collect.newest_log(output_dir))
+    failed = collect.standing_failures(output_dir)
     if not sessions and not failed:
         raise NothingSelected(
             f"{output_dir} holds no participant: run the participant level first."

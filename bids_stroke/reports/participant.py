@@ -259,11 +259,6 @@ def _section(
     }
 
 
-def _belongs(failure: Failure, label: str) -> bool:
-    """True when the failed node lies in the sub-workflow of a label."""
-    return f".{label.replace('-', '_')}_wf." in f".{failure.node}."
-
-
 def _generated_by(output_dir: Path) -> list[Mapping[str, Any]]:
     path = output_dir / "dataset_description.json"
     return read_json(path).get("GeneratedBy", []) if path.is_file() else []
@@ -301,7 +296,7 @@ def write_participant_report(
         _section(
             s,
             log_dir,
-            [f for f in failed if _belongs(f, s.label)],
+            [f for f in failed if collect.belongs(f, s.label)],
             _seen(output_dir, s, linked, max_bytes),
         )
         for s in found
@@ -316,7 +311,7 @@ def write_participant_report(
         subject=subject,
         sections=sections,
         levels=LEVELS,
-        failures=[f for f in failed if not any(_belongs(f, s.label) for s in found)],
+        failures=[f for f in failed if not any(collect.belongs(f, s.label) for s in found)],
         methods=methods_html(_citation(output_dir, ".md"), level=3),
         bibtex=_citation(output_dir, ".bib"),
         generated_by=_generated_by(output_dir),

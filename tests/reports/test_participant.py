@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from bids_stroke.core.crashes import read_crash
 from bids_stroke.reports import collect, pages, participant, viewer
 from tests.reports import fake
 
@@ -100,7 +101,7 @@ def test_labels_that_begin_alike_keep_their_figures_apart(tmp_path: Path) -> Non
     ],
 )
 def test_first_sentence_of_a_crash(text: str, sentence: str) -> None:
-    assert collect.error_sentence(text) == sentence
+    assert read_crash(text).message == sentence
 
 
 @pytest.mark.parametrize(
