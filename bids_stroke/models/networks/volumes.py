@@ -74,15 +74,16 @@ class ResNetUNet3d(Wrapped):
         state = load_checkpoint(file, key="state_dict")["state_dict"]
         given = {name.removeprefix("module."): tensor for name, tensor in state.items()}
         encoder = self.net.get_submodule("encoder")
-        wanted = encoder.state_dict()
+        counter = "num_batches_tracked"  # files of old versions of PyTorch may lack it
+        wanted = {n: t for n, t in encoder.state_dict().items() if not n.endswith(counter)}
         given["conv1.weight"] = _channels(given.get("conv1.weight"), wanted["conv1.weight"])
         wrong = [n for n, t in wanted.items() if n not in given or given[n].shape != t.shape]
         if wrong:
             raise UnusableData(
                 f"{file} does not hold this ResNet: {', '.join(wrong[:5])} differ or are missing."
             )
-        encoder.load_state_dict({name: given[name] for name in wanted})
-        return tuple(sorted(set(given) - set(wanted)))
+        encoder.load_state_dict({name: given[name] for name in wanted}, strict=False)
+        return tuple(sorted(n for n in set(given) - set(wanted) if not n.endswith(counter)))
 
 
 def _channels(given: torch.Tensor | None, wanted: torch.Tensor) -> torch.Tensor:

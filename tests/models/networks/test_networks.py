@@ -157,7 +157,8 @@ def med3d_file(folder: Path, prefix: str = "module.") -> Path:
     """A file as Med3D publishes it: one channel, DataParallel's prefix, a head of its own."""
     torch.manual_seed(5)
     state = ResNetUNet3d(1, 2).net.get_submodule("encoder").state_dict()
-    named = {prefix + name: tensor for name, tensor in state.items()}
+    old = {n: t for n, t in state.items() if prefix or not n.endswith("num_batches_tracked")}
+    named = {prefix + name: tensor for name, tensor in old.items()}
     named[prefix + "conv_seg.0.weight"] = torch.zeros(3)
     torch.save({"state_dict": named}, folder / "resnet_10_23dataset.pth")
     return folder / "resnet_10_23dataset.pth"
@@ -170,7 +171,9 @@ def test_med3d_weights_fill_the_encoder(tmp_path: Path, prefix: str) -> None:
     assert network.load_encoder(file) == ("conv_seg.0.weight",)
     published = torch.load(file, weights_only=True)["state_dict"]
     filled = network.net.get_submodule("encoder").state_dict()
-    assert all(torch.equal(filled[n], published[prefix + n]) for n in filled)
+    names = [n.removeprefix(prefix) for n in published if "conv_seg" not in n]
+    assert len(names) > 50
+    assert all(torch.equal(filled[n], published[prefix + n]) for n in names if "tracked" not in n)
 
 
 def test_med3d_weights_see_equal_channels_as_one(tmp_path: Path) -> None:
