@@ -51,12 +51,20 @@ def from_probabilities(probabilities: np.ndarray, threshold: float = PROBABILITY
 
 
 def filled(atlas: Atlas, reach_mm: float) -> Atlas:
-    """The atlas with each unlabelled voxel given its nearest label, up to a distance."""
+    """The atlas with each unlabelled voxel given its nearest label, up to a distance.
+
+    The image grows by that distance on all sides, so that its box is no border.
+    """
+    sides = voxel_sizes(atlas.affine)
+    width = np.ceil(reach_mm / sides).astype(int)
+    labels = np.pad(atlas.labels, [(w, w) for w in width])
+    affine = np.array(atlas.affine, dtype=float)
+    affine[:3, 3] = apply_affine(affine, -width)
     distance, nearest = ndimage.distance_transform_edt(
-        atlas.labels == 0, sampling=voxel_sizes(atlas.affine), return_indices=True
+        labels == 0, sampling=sides, return_indices=True
     )
-    grown = np.where(distance <= reach_mm, atlas.labels[tuple(nearest)], 0)
-    return replace(atlas, labels=grown)
+    grown = np.where(distance <= reach_mm, labels[tuple(nearest)], 0)
+    return replace(atlas, labels=grown, affine=affine)
 
 
 def grouped(atlas: Atlas, group_of: Callable[[str], str | None], name: str) -> Atlas:

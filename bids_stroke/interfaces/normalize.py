@@ -135,7 +135,7 @@ def judge(
     shift[:3, 3] = centres[0] - centres[1]
     source = geometry.Grid((data.shape[0], data.shape[1], data.shape[2]), affine)
     before = geometry.resample(data, source, grid, transform=shift)
-    after = warps.warp(data, affine, grid, transform) * template.brain
+    after = warps.warp(data, affine, grid, transform)
     covered = warps.warp(brain, affine, grid, transform, order=0)
     field = warps.displacement(grid, transform)
     numbers = {
@@ -176,7 +176,7 @@ class _ToTemplateInput(BaseInterfaceInputSpec):
 
 
 class _ToTemplateOutput(TraitedSpec):
-    probability = File(desc="probability on the template's grid, within its brain")
+    probability = File(desc="probability on the template's grid")
     mask = File(desc="lesion mask on the template's grid")
 
 
@@ -193,7 +193,7 @@ class LesionsToTemplate(SimpleInterface):
         data, source = read(self.inputs.probability)
         transform = warps.read_transform(self.inputs.transform)
         moved = warps.warp(data, source.affine, template.grid, transform)
-        moved = np.clip(moved, 0, 1) * template.brain
+        moved = np.clip(moved, 0, 1)
         labels = lesions.segment(
             moved,
             template.grid.affine,

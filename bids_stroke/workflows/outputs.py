@@ -1,7 +1,7 @@
 """Sinks: every file of a pair under its BIDS name, with a sidecar that tells where it came from."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,9 @@ from bids_stroke.core.lesions import column_dictionary
 from bids_stroke.interfaces.bids import DerivativeSink
 from bids_stroke.interfaces.locate import region_dictionary
 from bids_stroke.models.descriptor import Descriptor, OperatingPoint
+from bids_stroke.models.templates import SHIPPED
+from bids_stroke.models.ensemble import Ensemble
+from bids_stroke.models.members import Members
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,16 +95,10 @@ def _lesion_outputs(
     spaces: Sequence[str],
     uris: Mapping[str, str],
     precision: str,
+    threshold: float | None,
 ) -> Iterator[Output]:
     """Probability, mask, labels and table on the native grids that are asked for."""
-    model = {
-        "Name": descriptor.name,
-        "Version": descriptor.version,
-        "TrainingData": descriptor.training_data,
-        "IntendedUse": descriptor.intended_use,
-        "SHA256": descriptor.checksums(),
-        "Precision": precision,
-    }
+    model = _model_metadata(descriptor, precision, threshold)
     columns = column_dictionary()
     for modality in spaces:
         uri, name, space = uris[modality], modality.lower(), {"space": modality}
@@ -141,10 +138,13 @@ def pair_outputs(
     spaces: Sequence[str],
     bids_dir: Path,
     precision: str = "auto",
+    members: Members = Members("model", 1),  # noqa: B008 - frozen
+    threshold: float | None = None,
 ) -> list[Output]:
     """Every image, transform and table that a pair leaves, in the order of the pipeline.
 
     Lesions are written in those of ``spaces`` that the pair has, or in all where it has none.
+    ``threshold`` is the user's, for the models of an ensemble.
     """
     uris = {m: source_uri(path, bids_dir) for m, path in pair.images.items()}
     steps = descriptor.preprocessing.steps
@@ -152,8 +152,64 @@ def pair_outputs(
     return [
         *_preproc_outputs(pair, steps, reference, uris),
         *_transform_outputs(uris),
-        *_lesion_outputs(descriptor, operating_point, lesion_spaces, uris, precision),
+        *_lesion_outputs(descriptor, operating_point, lesion_spaces, uris, precision, threshold),
+        *_uncertainty_outputs(members, lesion_spaces, uris),
     ]
+
+
+def _uncertainty_outputs(
+    members: Members, spaces: Sequence[str], uris: Mapping[str, str]
+) -> Iterator[Output]:
+    """Maps of disagreement, where a prediction has several members."""
+    if not members.several:
+        return
+    for modality in spaces:
+        yield Output(
+            source=f"{modality.lower()}_uncertainty",
+            kind="lesion_uncertainty",
+            extra={"space": modality},
+            metadata={
+                "Sources": list(uris.values()),
+                "SpatialReference": uris[modality],
+                "Manual": False,
+                "Member": members.kind,
+                "NumberOfMembers": members.count,
+                "Measure": "standard deviation over the members, divided by their number",
+            },
+        )
+
+
+def _model_metadata(
+    descriptor: Descriptor, precision: str, threshold: float | None
+) -> dict[str, Any]:
+    """Provenance of the model, or of an ensemble and each of its models."""
+    about = {
+        "Name": descriptor.name,
+        "Version": descriptor.version,
+        "TrainingData": descriptor.training_data,
+        "IntendedUse": descriptor.intended_use,
+        "SHA256": descriptor.checksums(),
+        "Precision": precision,
+    }
+    if isinstance(descriptor, Ensemble):
+        about["Ensemble"] = asdict(descriptor.combination)
+        about["Models"] = [
+            {
+                "Name": model.name,
+                "Version": model.version,
+                "TrainingData": model.training_data,
+                "Threshold": threshold or model.operating_point.threshold,
+            }
+            for model in descriptor.models
+        ]
+    return about
+
+
+def template_uri(template: str) -> str:
+    """Where a template was published."""
+    if template == SHIPPED:
+        return "https://nist.mni.mcgill.ca/icbm-152-nonlinear-atlases-2009/"
+    return f"https://github.com/templateflow/tpl-{template}"
 
 
 TEMPLATE_FIGURES = {"template_before": "templatebefore", "template_after": "templateafter"}
@@ -167,9 +223,10 @@ def template_outputs(outputs: Sequence[Output], *, pair: Pair, template: str) ->
     """
     source, space = pair.modalities[0], {"space": template}
     native = {o.kind: o.metadata for o in outputs if o.kind.startswith("lesion_")}
-    about = {k: v for k, v in native["lesion_mask"].items() if k != "SpatialReference"}
+    grid = {"SpatialReference": template_uri(template)}
+    about = {**native["lesion_mask"], **grid}
     sources = {"Sources": about["Sources"]}
-    maps = {k: v for k, v in native["lesion_probseg"].items() if k != "SpatialReference"}
+    maps = {**native["lesion_probseg"], **grid}
     rule = {"LesionMarginInMillimeters": normalization.MARGIN_MM}
     ways = {"to_template_xfm": (source, template), "from_template_xfm": (template, source)}
     named = {name: {"Description": text} for name, text in regions.COLUMNS.items()}
@@ -185,7 +242,7 @@ def template_outputs(outputs: Sequence[Output], *, pair: Pair, template: str) ->
             source="template_preproc",
             kind="preproc",
             extra={"suffix": source, **space},
-            metadata={"SkullStripped": True, **sources},
+            metadata={"SkullStripped": True, **sources, **grid},
         ),
         Output(source="template_probability", kind="lesion_probseg", extra=space, metadata=maps),
         Output(source="template_lesion_mask", kind="lesion_mask", extra=space, metadata=about),
@@ -202,7 +259,7 @@ def template_outputs(outputs: Sequence[Output], *, pair: Pair, template: str) ->
             source="regions",
             kind="region_table",
             extra=space,
-            metadata={**sources, **region_dictionary()},
+            metadata={**sources, **grid, **region_dictionary()},
         ),
         *(
             Output(

@@ -50,8 +50,11 @@ def test_most_probable_region_if_it_is_enough() -> None:
 def test_gaps_get_their_nearest_label_within_reach() -> None:
     labels = np.zeros((9, 1, 1), np.int32)
     labels[0], labels[8] = 1, 2
-    grown = atlases.filled(Atlas("a", labels, np.diag([2.0, 1, 1, 1]), {1: "x", 2: "y"}), 4.0)
-    assert grown.labels.ravel().tolist() == [1, 1, 1, 0, 0, 0, 2, 2, 2]
+    atlas = Atlas("a", labels, np.diag([2.0, 5, 5, 1]), {1: "x", 2: "y"})
+    grown = atlases.filled(atlas, 4.0)
+    x = np.array([-6.0, -4, -2, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22])
+    found = grown.at(np.c_[x, np.zeros((15, 2))])
+    assert found.tolist() == [0, 1, 1, 1, 1, 1, 0, 0, 0, 2, 2, 2, 2, 2, 0]
 
 
 def test_groups_hold_all_their_regions_and_no_other() -> None:

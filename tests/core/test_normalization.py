@@ -57,7 +57,7 @@ def test_a_good_normalisation_has_no_flag() -> None:
     ("changed", "word"),
     [
         ({"after": 1.15, "before": 1.2}, "fell"),
-        ({"after": 1.05, "before": 1.0}, "only 1.050"),
+        ({"after": 1.02, "before": 1.0}, "only 1.020"),
         ({"overlap": 0.7}, "0.70"),
         ({"jacobian": {**GOOD, "folded_share": 0.01}}, "folds in 1.00%"),
         ({"jacobian": {**GOOD, "relative_p99.9": 9.0}}, "9.00"),
