@@ -16,9 +16,9 @@ from bids_stroke.core.lesions import column_dictionary
 from bids_stroke.interfaces.bids import DerivativeSink
 from bids_stroke.interfaces.locate import region_dictionary
 from bids_stroke.models.descriptor import Descriptor, OperatingPoint
-from bids_stroke.models.templates import SHIPPED
 from bids_stroke.models.ensemble import Ensemble
 from bids_stroke.models.members import Members
+from bids_stroke.models.templates import SHIPPED
 
 
 @dataclass(frozen=True, kw_only=True)
