@@ -107,11 +107,15 @@ def choose_recipe(config: Config) -> "tuple[Recipe, Descriptor | None]":
     chosen = found.with_pretrained(bool(start)).shortened(
         epochs=asked.epochs, iterations=asked.iterations
     )
+    if chosen.stages[0].start == "previous":
+        raise UsageError(f"The first stage of the recipe '{found.name}' has none before it.")
     if not start:
         return chosen, None
     if not any(stage.start == "pretrained" for stage in chosen.stages):
         raise UsageError(f"The recipe '{found.name}' starts from no model: leave --pretrained out.")
     model = descriptor.find(start, config.model.models_dir)
+    if not descriptor.is_whole(model):
+        raise InputMissing(f"Files of the model '{model.name}' are missing: install it again.")
     steps = replace(
         model.preprocessing,
         reference=chosen.preprocessing.reference,

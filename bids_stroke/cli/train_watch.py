@@ -78,6 +78,8 @@ def newest_progress(places: Places, fold: int) -> dict[str, Any] | None:
 
 def progress_line(found: Mapping[str, Any]) -> str:
     """One line: where a fold is, how good it is, when it will be done."""
+    if not found["seconds_per_iteration"]:
+        return f"fold {found['fold']}, {found['stage']}: starts at epoch {found['epoch']}"
     loss = f", loss {found['loss']:.3f}" if found["loss"] is not None else ""
     dice = f", Dice {found['dice']:.3f}" if found["dice"] is not None else ""
     return (
