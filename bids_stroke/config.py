@@ -17,6 +17,7 @@ import tomli_w
 from bids_stroke.errors import InputMissing, UsageError
 
 LEVELS = ("participant", "group", "train")
+ENSEMBLES = ("mean", "stack", "window")
 PRECISIONS = ("auto", "fp32", "bf16")
 SPACES = ("T1w", "FLAIR")
 TEMPLATES = (
@@ -64,13 +65,22 @@ class Model:
     ``precision`` is that of the network's arithmetic; ``auto`` keeps maps as exact as nnU-Net's.
     """
 
-    name: str = "auto"
+    name: str | tuple[str, ...] = "auto"
     models_dir: Path | None = None
     folds: tuple[int | str, ...] = ()
     tta: bool | None = None
     precision: str = field(default="auto", metadata={"choices": PRECISIONS})
     threshold: float | None = field(default=None, metadata={"above": 0, "below": 1})
     min_lesion_volume: float | None = field(default=None, metadata={"least": 0})
+    ensemble: str = field(default="mean", metadata={"choices": ENSEMBLES})
+    ensemble_weights: tuple[float, ...] = ()
+    agreement_window: int = field(default=2, metadata={"least": 1})
+    agreement_share: float = field(default=0.75, metadata={"least": 0, "below": 1})
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the models, of which there are several in an ensemble."""
+        return (self.name,) if isinstance(self.name, str) else self.name
 
 
 @dataclass(frozen=True, kw_only=True)

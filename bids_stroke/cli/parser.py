@@ -176,8 +176,38 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         "--model",
         dest="model.name",
         metavar="NAME|PATH",
+        nargs="+",
         help="model to run: its name, its folder or its descriptor (default: auto, the best "
-        "installed one for the images that a session has)",
+        "installed one for the images that a session has); several make an ensemble",
+    )
+    group.add_argument(
+        "--ensemble",
+        dest="model.ensemble",
+        choices=config.ENSEMBLES,
+        help="how several models are combined: mean of probabilities; stack, voxels that all mark; "
+        "window, the union where they agree (default: mean)",
+    )
+    group.add_argument(
+        "--ensemble-weights",
+        dest="model.ensemble_weights",
+        metavar="W",
+        nargs="+",
+        type=_number(0),
+        help="weights of the models in the mean, in the order of --model (default: equal)",
+    )
+    group.add_argument(
+        "--agreement-window",
+        dest="model.agreement_window",
+        metavar="VOXELS",
+        type=_whole(1),
+        help="side of the window of --ensemble window (default: 2)",
+    )
+    group.add_argument(
+        "--agreement-share",
+        dest="model.agreement_share",
+        metavar="T",
+        type=_number(0, 1),
+        help="share of agreed voxels, among marked ones, that a window must exceed (default: .75)",
     )
     group.add_argument(
         "--models-dir",
@@ -647,9 +677,15 @@ def _complete(table: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     if "ratings" in group:
         group["ratings"] = [_absolute(path) for path in group["ratings"]]
     model = table.get("model", {})
-    if "/" in model.get("name", "") or model.get("name", "").endswith(".toml"):
-        model["name"] = str(_absolute(model["name"]))
+    if "name" in model:
+        named = [model["name"]] if isinstance(model["name"], str) else model["name"]
+        paths = [str(_absolute(one)) if _is_path(one) else one for one in named]
+        model["name"] = paths[0] if len(paths) == 1 else paths
     return table
+
+
+def _is_path(model: str) -> bool:
+    return "/" in model or model.endswith(".toml")
 
 
 def _absolute(path: str | Path) -> Path:

@@ -6,12 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from nipype.interfaces.base import Undefined
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from bids_stroke.bids.pairs import Pair
 from bids_stroke.config import TEMPLATES, Config
 from bids_stroke.config import Model as ModelOptions
 from bids_stroke.models.descriptor import Descriptor, OperatingPoint, Preprocessing, brain_weights
+from bids_stroke.models.ensemble import models_of, preprocessings
+from bids_stroke.models.members import members_of
 from bids_stroke.workflows.normalize import init_normalize_wf
 from bids_stroke.workflows.outputs import (
     Output,
@@ -21,7 +24,7 @@ from bids_stroke.workflows.outputs import (
 )
 from bids_stroke.workflows.preproc import init_preproc_wf
 from bids_stroke.workflows.reports import EXTENSION, init_reportlets_wf, made_figures
-from bids_stroke.workflows.segment import init_segment_wf
+from bids_stroke.workflows.segment import NETWORK, init_segment_wf
 
 
 def init_bids_stroke_wf(
@@ -97,6 +100,8 @@ def init_pair_wf(
         device=device,
         use_gpu=device != "cpu",
         omp_nthreads=config.execution.omp_nthreads,
+        random_seed=config.processing.random_seed,
+        threshold=config.model.threshold,
     )
     template = next((s for s in config.processing.output_spaces if s in TEMPLATES), None)
     normalize_wf = _normalize(config, pair, template, point) if template else None
@@ -116,6 +121,8 @@ def init_pair_wf(
         spaces=config.processing.output_spaces,
         bids_dir=config.dataset.bids_dir,
         precision=config.model.precision,
+        members=members_of(descriptor, tuple(map(str, config.model.folds)), config.model.tta),
+        threshold=config.model.threshold,
     )
     outputs += _report_outputs(pair, descriptor)
     if template:
@@ -123,7 +130,36 @@ def init_pair_wf(
     outputs_wf = init_outputs_wf(pair=pair, outputs=outputs, out_dir=config.dataset.output_dir)
     stages = [preproc_wf, segment_wf, normalize_wf, reportlets_wf]
     _connect(workflow, [stage for stage in stages if stage], outputs_wf, outputs)
+    _add_preproc_of_others(workflow, config, pair, descriptor, device)
     return workflow
+
+
+def _add_preproc_of_others(
+    workflow: Workflow, config: Config, pair: Pair, descriptor: Descriptor, device: str
+) -> None:
+    """What models of an ensemble want that is not as the first wants it, in the same brain."""
+    models = models_of(descriptor)
+    preproc_wf, segment_wf = workflow.get_node("preproc_wf"), workflow.get_node("segment_wf")
+    masks = [f"{modality.lower()}_mask" for modality in pair.modalities]
+    for number, wanted in enumerate(preprocessings(models)[1:], start=2):
+        model = next(m for m in models if m.preprocessing == wanted)
+        other = pair_preproc(
+            config,
+            replace(pair, brain_masks=pair.images),
+            wanted,
+            reference_of(model, pair),
+            device,
+            name=f"preproc_{number}_wf",
+        )
+        for mask in masks:
+            setattr(other.inputs.inputnode, mask, Undefined)
+        other.__desc__ = f"For the model *{model.name}*, in the same brain: {other.__desc__}"
+        workflow.connect(
+            [(preproc_wf, other, [(f"outputnode.{m}", f"inputnode.{m}") for m in masks])]
+        )
+        fields = [f for f in NETWORK if f in _made(other)]
+        links = [(f"outputnode.{f}", f"inputnode.{f}_{number}") for f in fields]
+        workflow.connect([(other, segment_wf, links)])
 
 
 def _normalize(
@@ -152,7 +188,12 @@ def _report_outputs(pair: Pair, descriptor: Descriptor) -> list[Output]:
 
 
 def pair_preproc(
-    config: Config, pair: Pair, preprocessing: Preprocessing, reference: str, device: str
+    config: Config,
+    pair: Pair,
+    preprocessing: Preprocessing,
+    reference: str,
+    device: str,
+    name: str = "preproc_wf",
 ) -> Workflow:
     """Preprocessing workflow of a pair, with its files set."""
     preproc_wf = init_preproc_wf(
@@ -169,6 +210,7 @@ def pair_preproc(
         random_seed=config.processing.random_seed,
         precomputed=frozenset(pair.brain_masks),
         whole_head=preprocessing.whole_head,
+        name=name,
     )
     inputnode = preproc_wf.inputs.inputnode
     for modality, path in pair.images.items():

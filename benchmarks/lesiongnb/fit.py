@@ -1,0 +1,191 @@
+"""Fit LesionGnb's Gaussians on lesions painted into real T1w, and score it on held-out scans.
+
+``train`` paints lesion shapes of the training split into the scans of the tune split of
+``benchmarks/embedded`` (real T1w, no lesion of ours) and computes features; ``cases`` does so for
+the cases that ``insert.py`` wrote; ``fit`` writes the parameters; ``score`` prints the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "embedded"))
+
+from prepare import AFFINE, SHAPE
+from scipy import ndimage
+
+from bids_stroke import data
+from bids_stroke.core import gnb, synthesis
+from bids_stroke.core import lesions as lesion_tools
+from bids_stroke.core.geometry import Grid, resample
+from bids_stroke.core.similarity import dice
+from bids_stroke.interfaces import lesiongnb as subjects
+from bids_stroke.models import descriptor, lesiongnb
+from bids_stroke.models.sampling import Shape, load_shapes
+
+NEAR_MM = 10.0
+SCANS = ("patient26", "sub-04_ses-01")
+SMALLEST_ML, LARGEST_ML = 2.5, 200.0  # smaller ones are left out of training (Lhermitte 2024)
+PROVENANCE = (
+    "Fitted by benchmarks/lesiongnb/fit.py on {lesions} synthetic lesions: shapes of real strokes "
+    "(SOOP, LESYMAP; training split, 2.5 to 200 mL) painted by core/synthesis into two real T1w of "
+    "the open MS data of LIT Ljubljana (patient26, sub-04). No real stroke scan was used."
+)
+
+
+def grid_of(case: dict[str, NDArray]) -> Grid:
+    return Grid(case["T1w"].shape, case["affine"])
+
+
+def keep(out: Path, name: str, subject: subjects.Subject, truth: NDArray, **more: object) -> None:
+    """One subject's features and the truth on the template's grid."""
+    np.savez_compressed(
+        out / f"{name}.npz",
+        features=subject.features,
+        brain=subject.brain,
+        matrix=subject.to_subject,
+        truth=truth,
+        **more,
+    )
+    print(name, f"{truth.sum() * lesiongnb.VOXEL_MM**3 / 1000:.1f} mL in the template", flush=True)
+
+
+def train(run: Path, out: Path, count: int) -> None:
+    """Paint ``count`` shapes into each scan; the scan's affine is found once, without a lesion."""
+    shapes = load_shapes(run / "lesions.npz", "train")
+    fitting = [shape for shape in shapes if SMALLEST_ML <= shape.ml <= LARGEST_ML]
+    for number, name in enumerate(SCANS):
+        case = dict(np.load(run / "tune" / f"{name}_000.npz"))
+        matrix = subjects.affine_to_template(case["T1w"], case["affine"])
+        rng = np.random.default_rng([7, number])
+        for index, place in enumerate(rng.permutation(len(fitting))[:count]):
+            paint(case, fitting[place], matrix, rng, out, f"train_{name}_{index:02d}", index)
+
+
+def paint(
+    case: dict[str, NDArray],
+    shape: Shape,
+    matrix: NDArray,
+    rng: np.random.Generator,
+    out: Path,
+    name: str,
+    index: int,
+) -> None:
+    """One lesion in one scan."""
+    whole = synthesis.place(shape.mask / np.float32(255), np.zeros(SHAPE), rng, centre=shape.centre)
+    there = Grid(SHAPE, AFFINE)
+    soft = resample(whole, there, grid_of(case), transform=np.linalg.inv(matrix)) * case["brain"]
+    images = synthesis.paint(
+        {"T1w": case["T1w"]},
+        soft,
+        rng,
+        stage=synthesis.STAGES[index % 2],
+        brain=case["brain"],
+        strength=rng.uniform(0.5, 1.0),
+    )
+    subject = subjects.in_template(images["T1w"], case["brain"], case["affine"], matrix)
+    keep(out, name, subject, resample(whole, there, lesiongnb.grid()) >= 0.5)
+
+
+def cases(run: Path, out: Path, split: str) -> None:
+    """Features of inserted cases, from nothing but the T1w and the brain mask."""
+    for file in sorted((run / split).glob("*.npz"), key=lambda p: p.stem[::-1]):
+        case = dict(np.load(file))
+        subject = subjects.describe(case["T1w"], case["brain"], case["affine"])
+        truth = case["truth"].astype(np.float32)
+        carried = resample(truth, grid_of(case), lesiongnb.grid(), transform=subject.to_subject)
+        keep(out, f"{split}_{file.stem}", subject, carried >= 0.5, source=str(file))
+
+
+def fit(out: Path, target: Path) -> None:
+    """Gaussians of all voxels of the brain of all training lesions."""
+    samples, lesion = [], []
+    files = sorted(out.glob("train_*.npz"))
+    for file in files:
+        arrays = np.load(file)
+        samples.append(arrays["features"][:, arrays["brain"]].T)
+        lesion.append(arrays["truth"][arrays["brain"]])
+    found = gnb.fit(np.concatenate(samples), np.concatenate(lesion))
+    print(lesiongnb.write_parameters(found, target, PROVENANCE.format(lesions=len(files))))
+    print(found)
+
+
+def score_cases(out: Path, split: str) -> pd.DataFrame:
+    """Scores on the cases' own grids, at the descriptor's operating point."""
+    model = descriptor.find("lesiongnb")
+    parameters = lesiongnb.read_parameters(model.model_folder)
+    rows = []
+    for file in sorted(out.glob(f"{split}_*.npz")):
+        arrays = dict(np.load(file))
+        case = dict(np.load(str(arrays["source"])))
+        subject = subjects.Subject(
+            None,
+            arrays["features"],
+            arrays["brain"],
+            arrays["matrix"],  # type: ignore[arg-type]
+        )
+        native = resample(
+            subjects.probability(subject, parameters),
+            lesiongnb.grid(),
+            grid_of(case),
+            transform=np.linalg.inv(arrays["matrix"]),
+        )
+        rows.append({"case": file.stem, **scores(native * case["brain"], case, model)})
+    return pd.DataFrame(rows)
+
+
+def scores(native: NDArray, case: dict[str, NDArray], model: descriptor.Descriptor) -> dict:
+    """Dice, Dice near the lesion, detection and false volume of one case."""
+    point, truth = model.operating_point, case["truth"] > 0
+    zooms = nib.affines.voxel_sizes(case["affine"])
+    found = lesion_tools.segment(
+        native,
+        case["affine"],
+        threshold=point.threshold,
+        min_volume_mm3=point.min_volume_mm3,
+        connectivity=point.connectivity,
+        inclusive=point.inclusive,
+    )
+    near = ndimage.distance_transform_edt(~truth, sampling=zooms) <= NEAR_MM
+    near &= truth.any()
+    voxel_ml = float(np.prod(zooms)) / 1000
+    hit = (found > 0) & truth
+    return {
+        "ml": truth.sum() * voxel_ml,
+        "dice": dice(found, truth) if truth.any() else np.nan,
+        "dice_near": dice((found > 0) & near, truth) if truth.any() else np.nan,
+        "detected": float(hit.sum() >= 0.1 * truth.sum()) if truth.any() else np.nan,
+        "false_ml": float(((found > 0) & ~near).sum()) * voxel_ml,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("action", choices=("train", "cases", "fit", "score"))
+    parser.add_argument("run", type=Path, help="folder that benchmarks/embedded made")
+    parser.add_argument("out", type=Path, help="folder for features")
+    parser.add_argument("--count", type=int, default=6, help="training lesions of each scan")
+    parser.add_argument("--split", choices=("tune", "report"), default="report")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    if args.action == "train":
+        train(args.run, args.out, args.count)
+    elif args.action == "cases":
+        cases(args.run, args.out, args.split)
+    elif args.action == "fit":
+        fit(args.out, data.path("models", "lesiongnb"))
+    else:
+        table = score_cases(args.out, args.split)
+        print(table.round(3).to_string())
+        print(table.groupby(pd.cut(table.ml, [-1, 0, 1, 10, 500])).mean(numeric_only=True).round(3))
+
+
+if __name__ == "__main__":
+    main()
