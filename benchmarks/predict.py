@@ -334,7 +334,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"\n## {name}\n")
             _print_table(rows)
             print()
-            one_window = floors(path, 2 * repeats, size)
+            one_window = floors(path, repeats, size)
             _print_table(one_window)
             summary[name] = {"runners": rows, "window": one_window}
     fp32 = [case["runners"][1] for case in summary.values()]
