@@ -74,6 +74,7 @@ def write_dataset(root: Path, participants: int = 4, **changed: np.ndarray) -> P
 
     Participants are of two centres, by turns.
     """
+    root.mkdir(parents=True, exist_ok=True)
     write_json(root / "dataset_description.json", {"Name": "Balls", "BIDSVersion": "1.10.0"})
     manual = root / "derivatives" / "manual"
     rows = ["participant_id\tcentre"]

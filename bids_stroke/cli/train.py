@@ -49,6 +49,7 @@ class Plan:
 def run_train(config: Config) -> int:
     """The train level; returns the exit code."""
     from bids_stroke.cli import run
+    from bids_stroke.models.fit import RUN_LOCK, hold
 
     plan = make_plan(config)
     findings = _check_raw(plan)
@@ -65,7 +66,17 @@ def run_train(config: Config) -> int:
     ):
         cases = prepare_cases(config, plan, log_dir)
         cases = _check_places(config, cases, log_dir)
-        return _train(config, plan, cases, log_dir)
+        places = _places(config, plan.recipe)
+        with hold(places.root / RUN_LOCK):
+            return _train(config, plan, cases, places, log_dir)
+
+
+def _places(config: Config, recipe: "Recipe") -> "Places":
+    """Folders of the new model."""
+    from bids_stroke.models.dataset import Places
+
+    name = config.training.name or recipe.name
+    return Places(config.dataset.output_dir.absolute() / "sourcedata" / "nnunet" / name, name)
 
 
 def make_plan(config: Config) -> Plan:
@@ -288,16 +299,16 @@ def _execute(config: Config, workflow: Any, labels: Mapping[str, str], log_dir: 
 # Training
 
 
-def _train(config: Config, plan: Plan, cases: "Sequence[Case]", log_dir: Path) -> int:
+def _train(
+    config: Config, plan: Plan, cases: "Sequence[Case]", places: "Places", log_dir: Path
+) -> int:
     """Split, write what the processes need, run the second graph, and report."""
     from bids_stroke.cli import run
     from bids_stroke.cli.train_watch import Watch
-    from bids_stroke.models.dataset import Places, write_cases, write_splits
+    from bids_stroke.models.dataset import write_cases, write_splits
     from bids_stroke.reports.training import write_results, write_training_page
 
     output_dir = config.dataset.output_dir.absolute()
-    name = config.training.name or plan.recipe.name
-    places = Places(output_dir / "sourcedata" / "nnunet" / name, name)
     splits = make_splits(config, plan, cases, places)
     _check_settings(places, plan, cases, splits)
     write_cases(cases, places.root / "cases.json")
@@ -315,7 +326,7 @@ def _train(config: Config, plan: Plan, cases: "Sequence[Case]", log_dir: Path) -
         log_dir=log_dir,
     )
     with Watch(places, output_dir, folds):
-        _execute(config, workflow, {workflow.name: name}, log_dir)
+        _execute(config, workflow, {workflow.name: places.name}, log_dir)
     if failed := _training_failures(log_dir):
         write_training_page(places.root, output_dir)
         raise failed

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,11 +22,12 @@ import numpy as np
 from bids_stroke.core import geometry
 from bids_stroke.core.files import load_image, read_json, save_image, write_json
 from bids_stroke.core.splits import Split
-from bids_stroke.errors import BidsStrokeError, TryAgain
+from bids_stroke.errors import BidsStrokeError, TryAgain, UsageError
 from bids_stroke.models.dataset import Case, Places, dataset_json, read_cases, read_splits
 from bids_stroke.models.recipe import Recipe, Stage, from_table
 
 STOPPED = 3
+RUN_LOCK = "run.lock"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +101,39 @@ def _alone(job: Job) -> Iterator[None]:
         yield
 
 
+def _supervision(job: Job) -> Callable[[], bool]:
+    """Is the run that started this process alive? By its parent, and by the lock that it holds."""
+    lock, parent = Path(job.root) / RUN_LOCK, os.getppid()
+    supervised = is_held(lock)
+    return lambda: os.getppid() == parent and (not supervised or is_held(lock))
+
+
+def is_held(lock: Path) -> bool:
+    """Does a process hold a lock on a file? It is gone with the process, however that ended."""
+    if not lock.is_file():
+        return False
+    with lock.open() as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
+@contextmanager
+def hold(lock: Path) -> Iterator[None]:
+    """Hold a lock on a file; raises UsageError where another process does."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(
+                f"Another run trains in {lock.parent}: wait for it, or give --name."
+            ) from error
+        yield
+
+
 def make_trainer(job: Job, recipe: Recipe, stage: Stage) -> Any:
     """Trainer of a stage; it has read its plans, and has no network yet."""
     import torch
@@ -140,6 +174,7 @@ def train_stage(job: Job, recipe: Recipe, stage: Stage, previous: Path | None) -
     own = recipe.of_stage(stage)
     trainer.watch_model = of_stage(own, trainer.folder.parent, LATEST)
     trainer.watched = watched_cases(job)
+    trainer.wanted = _supervision(job)
     signal.signal(signal.SIGTERM, lambda *_: setattr(trainer, "stopping", True))
     trainer.tell()
     try:

@@ -1,8 +1,7 @@
 """The recipes' trainer in a long run: it stops and goes on at any moment, and says where it is."""
 
-import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,8 @@ class RunTrainer(RecipeTrainer):
     beside the checkpoints as JSON, as does ``progress``. ``watched`` are validation cases whose
     Dice on the deployment path is measured some 20 times a run, with ``watch_model`` as the model.
     ``channels`` are those of the dataset that the stage trains on (None: all), ``split`` the cases.
+    It stops, with a checkpoint, when ``stopping`` is set or when nobody wants it any more
+    (``wanted``).
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class RunTrainer(RecipeTrainer):
         self.watch_model: Descriptor | None = None
         self.curves: list[dict[str, Any]] = []
         self.stopping = False
-        self._parent = os.getppid()
+        self.wanted: Callable[[], bool] = lambda: True
         self._outputs: list[dict[str, Any]] = []
         self._in_epoch = False
         self._saved = self._told = time.monotonic()
@@ -113,7 +114,7 @@ class RunTrainer(RecipeTrainer):
         now = time.monotonic()
         if now - self._told > TELL_EVERY_S:
             self.tell()
-        stop = self.stopping or os.getppid() != self._parent
+        stop = self.stopping or not self.wanted()
         if stop or now - self._saved > SAVE_EVERY_S:
             self.save_latest()
         if stop:

@@ -13,6 +13,7 @@ import pytest
 from bids_stroke.core.files import load_image, read_json, save_image, write_json
 from bids_stroke.core.metrics import counts, dice_of
 from bids_stroke.core.splits import make_splits
+from bids_stroke.errors import UsageError
 from bids_stroke.models import dataset, fit, packing, planning
 from bids_stroke.models.dataset import Case, Places
 from bids_stroke.models.descriptor import OperatingPoint
@@ -115,6 +116,25 @@ def test_links_arrays_and_plans(tmp_path):
     assert {p.name for p in arrays.iterdir()} == {
         f"sub-0{n}{end}" for n in (1, 2) for end in (".b2nd", "_seg.b2nd", ".pkl")
     }
+
+
+def test_a_lock_is_held_by_one_run_and_gone_with_it(tmp_path):
+    lock = tmp_path / "new" / "run.lock"
+    assert not fit.is_held(lock)
+    with fit.hold(lock):
+        assert fit.is_held(lock)
+        with pytest.raises(UsageError, match="Another run trains"), fit.hold(lock):
+            pass
+    assert not fit.is_held(lock)
+
+
+def test_a_process_is_not_wanted_once_its_run_is_gone(tmp_path):
+    job = fit.Job(root=str(tmp_path), name="m", recipe={}, fold=0, train_on={})
+    assert fit._supervision(job)()
+    with fit.hold(tmp_path / fit.RUN_LOCK):
+        wanted = fit._supervision(job)
+        assert wanted()
+    assert not wanted()
 
 
 @pytest.mark.slow
