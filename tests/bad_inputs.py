@@ -44,6 +44,12 @@ def patched(**fields: tuple[int, str, list[float]]) -> Make:
     return make
 
 
+def with_affine(affine: np.ndarray) -> Make:
+    """The good file with an sform that nibabel would not write."""
+    rows = affine[:3].ravel().tolist()
+    return patched(codes=(252, "<i2", [0, 1]), rows=(280, "<f4", rows))
+
+
 def broken(change: Callable[[bytes], bytes]) -> Make:
     """The good file with its compressed bytes changed."""
     return lambda path: path.write_bytes(change(gzip.compress(stored(), 1)))
@@ -89,8 +95,8 @@ IMAGES: dict[str, tuple[Make, str]] = {
     "halfheader": (broken(lambda b: gzip.compress(BYTES(b)[:100])), "can't be read as an image"),
     "gigabytes": (patched(dim=(42, "<i2", [3000, 3000, 3000])), "holds less data"),
     "oneslice": (patched(dim=(46, "<i2", [SHAPE[2] + 1])), "truncated or corrupt"),
-    "negativedim": (patched(dim=(42, "<i2", [-26])), "file"),
-    "nodim": (patched(dim=(40, "<i2", [0, 0, 0, 0])), "file"),
+    "negativedim": (patched(dim=(42, "<i2", [-26])), "too small"),
+    "nodim": (patched(dim=(40, "<i2", [0, 0, 0, 0])), "is not 3-D"),
     "manydims": (patched(dim=(40, "<i2", [99])), "can't be read as an image"),
     "offset": (patched(vox_offset=(108, "<f4", [1e9])), "truncated or corrupt"),
     "nanoffset": (patched(vox_offset=(108, "<f4", [np.nan])), "can't be read as an image"),
@@ -108,11 +114,11 @@ IMAGES: dict[str, tuple[Make, str]] = {
     "zero": (saved(np.zeros(SHAPE, np.int16)), "constant"),
     "constant": (saved(np.full(SHAPE, 7, np.int16)), "constant"),
     "binary": (saved((brain() > 500).astype(np.uint8)), "mask"),
-    "noaffine": (saved(affine=np.diag([0.0, 0, 0, 1])), "voxel sizes"),
-    "nanaffine": (saved(affine=AFFINE * np.nan), "not finite"),
-    "singular": (saved(affine=AFFINE[[0, 0, 2, 3]]), "singular"),
-    "sheared": (saved(affine=SHEARED), "sheared"),
-    "microns": (saved(affine=np.diag([1e-6, 1e-6, 1e-6, 1])), "voxel sizes"),
+    "noaffine": (with_affine(np.zeros((4, 4))), "voxel sizes"),
+    "nanaffine": (with_affine(AFFINE * np.nan), "not finite"),
+    "singular": (with_affine(AFFINE[[0, 0, 2, 3]]), "singular"),
+    "sheared": (with_affine(SHEARED), "sheared"),
+    "microns": (with_affine(np.diag([1e-6, 1e-6, 1e-6, 1])), "voxel sizes"),
     "giant": (saved(affine=np.diag([6, 6, 50.0, 1])), "voxel sizes"),
     "nopixdim": (no_pixdim, "impossible voxel sizes"),
     "folder": (moved("folder"), "does not exist"),
