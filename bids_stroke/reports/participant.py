@@ -11,7 +11,7 @@ from nibabel.filebasedimages import ImageFileError
 
 from bids_stroke.bids.ratings import LEVELS
 from bids_stroke.core.files import read_json
-from bids_stroke.reports import collect, layers, resources
+from bids_stroke.reports import collect, layers, location, resources
 from bids_stroke.reports.citation import methods_html
 from bids_stroke.reports.collect import Failure, Session
 from bids_stroke.reports.histogram import Histogram, histogram
@@ -252,6 +252,9 @@ def _section(
         "lesions": _views(session, {"lesions_dseg": "Outlined", "plain_dseg": "Plain"}),
         "brains": _views(session, {"brain_T1w": "T1w", "brain_FLAIR": "FLAIR"}),
         "moved": _views(session, {"before_xfm": "Before", "after_xfm": "After"}),
+        "normalized": _views(session, location.VIEWS),
+        "template": location.template(record),
+        "location": location.location(record),
         "n4": _corrections(session),
         "steps": resources.steps(log_dir, session.label),
         "total": resources.total(log_dir, session.label),
