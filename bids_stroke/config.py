@@ -144,8 +144,8 @@ class Group:
     """What the group level compares, groups by, takes in and hands on.
 
     ``compare`` are other output folders of this program by name; ``against`` is the one of them (or
-    ``this``) that all others are compared with, ``None`` compares every pair. ``strata`` are columns
-    of participants.tsv. ``exclude`` is the rating from which a session is left out.
+    ``this``) that all others are compared with, ``None`` compares every pair. ``strata`` are
+    columns of participants.tsv. ``exclude`` is the rating from which a session is left out.
     """
 
     compare: Mapping[str, Path] = field(default_factory=dict)

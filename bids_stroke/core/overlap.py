@@ -15,7 +15,7 @@ from bids_stroke.core.geometry import to_ras
 Array = NDArray[Any]
 
 COLOURS = "inferno"
-_DARKEST = 0.3  # of the colour scale: what one person has must show on a grey brain
+_DARKEST, _LIGHTEST = 0.3, 0.9  # of the colour scale: all must show on a grey brain
 
 
 def overlap(masks: Iterable[Array], shape: tuple[int, int, int]) -> NDArray[np.uint16]:
@@ -36,13 +36,15 @@ def _painted(background: Array, counts: Array, view: View, plane: str, index: in
     window = figures.intensity_window(background)
     base = np.repeat(figures.grey(background, view, plane, index, window)[..., None], 3, axis=2)
     piece = figures.enlarge(figures.cut(counts, view, plane, index), view.pixels(plane), order=0)
-    share = _DARKEST + (1 - _DARKEST) * piece / max(int(counts.max(initial=0)), 1)
+    share = _DARKEST + (_LIGHTEST - _DARKEST) * piece / max(int(counts.max(initial=0)), 1)
     colours = mpl.colormaps[COLOURS](share)[..., :3]
     return np.where(piece[..., None] >= 1, colours, base).astype(np.float32)
 
 
 def overlap_figure(background: Array, counts: Array, affine: Array, path: Path) -> Path:
-    """Twelve axial slices, two coronal and two sagittal ones, of counts over an anatomy.
+    """Twelve axial slices of counts over an anatomy, two coronal and two sagittal ones.
+
+    One of each of these goes through the place that most people share.
 
     ``background`` and ``counts`` are [x, y, z] on the grid of ``affine`` (RAS+ mm). Radiological
     convention: the patient's left is on the right of axial and coronal panels.
@@ -52,9 +54,13 @@ def overlap_figure(background: Array, counts: Array, affine: Array, path: Path) 
     shown = background > 0.1 * figures.intensity_window(background)[1]
     view = figures.view_of(ras, shown).fitted(figures.MIXED)
     axial = [("axial", i) for i in figures.spread(shown, "axial", 12, trim=0.1)]
-    coronal = [("coronal", i) for i in figures.spread(shown, "coronal", 2, trim=0.33)]
-    sagittal = [("sagittal", i) for i in figures.spread(shown, "sagittal", 2, trim=0.25)]
-    rows = [axial[:4], axial[4:8], axial[8:], coronal + sagittal]
+    peak = np.unravel_index(int(counts.argmax()), counts.shape)
+    others = [
+        (plane, sorted([int(peak[figures.AXIS[plane]]), figures.spread(shown, plane, 2, 0.3)[0]]))
+        for plane in ("coronal", "sagittal")
+    ]
+    last = [(plane, index) for plane, indices in others for index in indices]
+    rows = [axial[:4], axial[4:8], axial[8:], last]
     return figures.draw([_row(background, counts, view, row) for row in rows], view, path)
 
 
@@ -72,5 +78,5 @@ def _row(background: Array, counts: Array, view: View, slices: list[tuple[str, i
 
 def css_gradient(steps: int = 6) -> str:
     """The colour scale from one person to all, as the stops of a CSS gradient."""
-    shares = np.linspace(_DARKEST, 1, steps)
+    shares = np.linspace(_DARKEST, _LIGHTEST, steps)
     return ", ".join(mpl.colors.to_hex(mpl.colormaps[COLOURS](share)) for share in shares)
