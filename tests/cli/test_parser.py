@@ -244,3 +244,33 @@ def test_help_is_quick_and_names_every_default_place() -> None:
     assert "--bids-filter-file" in out.stdout
     assert "research use only" in out.stdout
     assert elapsed < 2, "the promise is 0.5 s on an idle machine"
+
+
+def test_several_models_make_an_ensemble() -> None:
+    one, given = (
+        parsed("--model", "embedded"),
+        parsed(
+            "--model",
+            "embedded",
+            "models/b.toml",
+            "--ensemble",
+            "window",
+            "--agreement-window",
+            "3",
+        ),
+    )
+    assert one.model.names == ("embedded",)
+    assert given.model.names == ("embedded", str(Path("models/b.toml").absolute()))
+    assert (given.model.ensemble, given.model.agreement_window) == ("window", 3)
+    assert config.from_table(config.to_table(given)) == given
+    weighted = parsed("--model", "a", "b", "--ensemble-weights", "1", "2.5")
+    assert weighted.model.ensemble_weights == (1.0, 2.5)
+
+
+@pytest.mark.parametrize(
+    "flags", [["--ensemble", "sum"], ["--agreement-share", "1"], ["--ensemble-weights", "-1"]]
+)
+def test_impossible_ensembles_are_usage_errors(flags: list[str]) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        parsed("--model", "a", "b", *flags)
+    assert leaving.value.code == 2
