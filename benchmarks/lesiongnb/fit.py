@@ -35,8 +35,8 @@ SCANS = ("patient26", "sub-04_ses-01")
 SMALLEST_ML, LARGEST_ML = 2.5, 200.0  # smaller ones are left out of training (Lhermitte 2024)
 PROVENANCE = (
     "Fitted by benchmarks/lesiongnb/fit.py on {lesions} synthetic lesions: shapes of real strokes "
-    "(SOOP, LESYMAP; training split, 2.5 to 200 mL) painted by core/synthesis into two real T1w of "
-    "the open MS data of LIT Ljubljana (patient26, sub-04). No real stroke scan was used."
+    "(SOOP, LESYMAP; training split, 2.5 to 200 mL) painted by core/synthesis into real T1w of the "
+    "open MS data of LIT Ljubljana ({scans}). No real stroke scan was used."
 )
 
 
@@ -113,8 +113,13 @@ def fit(out: Path, target: Path) -> None:
         samples.append(arrays["features"][:, arrays["brain"]].T)
         lesion.append(arrays["truth"][arrays["brain"]])
     found = gnb.fit(np.concatenate(samples), np.concatenate(lesion))
-    print(lesiongnb.write_parameters(found, target, PROVENANCE.format(lesions=len(files))))
+    print(lesiongnb.write_parameters(found, target, _provenance(files)))
     print(found)
+
+
+def _provenance(files: list[Path]) -> str:
+    scans = sorted({file.stem.removeprefix("train_").rsplit("_", 1)[0] for file in files})
+    return PROVENANCE.format(lesions=len(files), scans=", ".join(scans))
 
 
 def score_cases(out: Path, split: str) -> pd.DataFrame:
