@@ -273,8 +273,9 @@ def read_plugin(path: Path) -> tuple[str, dict[str, Any]]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputMissing(f"The plugin file {path} can't be read: {error}.") from error
-    except yaml.YAMLError as error:
-        raise UsageError(f"The plugin file {path} is neither YAML nor JSON: {error}.") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        why = " ".join(str(error).split())
+        raise UsageError(f"The plugin file {path} is neither YAML nor JSON: {why}.") from error
     if not isinstance(content, dict) or not isinstance(content.get("plugin"), str):
         raise UsageError(f"The plugin file {path} must have the key 'plugin' with a name.")
     arguments = content.get("plugin_args") or {}
