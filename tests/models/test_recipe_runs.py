@@ -76,7 +76,9 @@ def made(root: Path, recipe: Recipe, pretrained: descriptor.Descriptor | None = 
 
 def trained(root: Path, job: fit.Job, recipe: Recipe) -> descriptor.Descriptor:
     """The model folder of a job that was run."""
-    with job.places.entered():
+    with pytest.MonkeyPatch.context() as patch:
+        for key, value in job.places.environment().items():  # as a process of its own has them
+            patch.setenv(key, value)
         fit.run(job)
     own = recipe.of_stage(recipe.stages[-1])
     facts = packing.Facts(name="small", training_data="balls", synthetic=True)
