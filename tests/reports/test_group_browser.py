@@ -99,9 +99,7 @@ def test_filters(browser: Any, page: Path) -> None:
         visit.page.get_by_label("Search").fill("sub-07 centre-2")
         assert shown(visit) == [f"sub-{i:03}" for i in range(70, 80) if i % 3 == 2]
         visit.page.get_by_role("button", name="Clear").click()
-        visit.page.wait_for_function(
-            "document.querySelectorAll('#cohort-table tbody tr').length === 50"
-        )
+        visit.page.locator("#cohort-table tbody tr").nth(49).wait_for()
         visit.page.locator("#filter-kind").select_option("outlier")
         assert shown(visit) == ["sub-077"]
         visit.page.locator("#filter-kind").select_option("none")
