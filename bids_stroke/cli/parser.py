@@ -667,6 +667,11 @@ def _complete(table: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         if key in table.get(section, {}):
             table[section][key] = _absolute(table[section][key])
     processing = table.get("processing", {})
+    templates = [s for s in processing.get("output_spaces", ()) if s in config.TEMPLATES]
+    if len(templates) > 1:
+        raise UsageError(
+            f"--output-spaces takes one template a run, not {' and '.join(templates)}."
+        )
     if "atlases" in processing:
         processing["atlases"] = {k: _absolute(path) for k, path in processing["atlases"].items()}
     derivatives = table["dataset"].get("derivatives", {})

@@ -274,3 +274,8 @@ def test_impossible_ensembles_are_usage_errors(flags: list[str]) -> None:
     with pytest.raises(SystemExit) as leaving:
         parsed("--model", "a", "b", *flags)
     assert leaving.value.code == 2
+
+
+def test_one_template_a_run() -> None:
+    with pytest.raises(UsageError, match="one template"):
+        parsed("--output-spaces", "MNI152NLin2009aSym", "MNI152NLin6Asym")
