@@ -107,7 +107,6 @@ class MemberAgreement(SimpleInterface):
         given = self.inputs.transform
         matrix = geometry.read_itk_affine(Path(given)) if given else None
         moved = (
-            geometry.resample(*read(path), target, transform=matrix)
-            for path in self.inputs.members
+            geometry.resample(*read(path), target, transform=matrix) for path in self.inputs.members
         )
         return [np.clip(one, 0, 1) for one in moved]

@@ -183,7 +183,7 @@ def _model_metadata(
     descriptor: Descriptor, precision: str, threshold: float | None
 ) -> dict[str, Any]:
     """Provenance of the model, or of an ensemble and each of its models."""
-    about = {
+    about: dict[str, Any] = {
         "Name": descriptor.name,
         "Version": descriptor.version,
         "TrainingData": descriptor.training_data,
