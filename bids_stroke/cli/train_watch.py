@@ -21,7 +21,7 @@ class Watch:
         self._places, self._output_dir, self._folds = places, output_dir, folds
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
-        self._said: dict[int, float] = {}
+        self._said: dict[int, tuple[float, float]] = {}
         self._began = time.time()
         self._told_estimate = False
 
@@ -58,9 +58,10 @@ class Watch:
         now = time.monotonic()
         if not found or found["time"] < self._began:
             return False
-        if fold in self._said and now - self._said[fold] < SAY_EVERY_S:
+        said_at, told_at = self._said.get(fold, (-SAY_EVERY_S, 0.0))
+        if found["time"] == told_at or now - said_at < SAY_EVERY_S:
             return False
-        self._said[fold] = now
+        self._said[fold] = (now, found["time"])
         print(progress_line(found), flush=True)
         return True
 
@@ -80,6 +81,8 @@ def progress_line(found: Mapping[str, Any]) -> str:
     """One line: where a fold is, how good it is, when it will be done."""
     if not found["seconds_per_iteration"]:
         return f"fold {found['fold']}, {found['stage']}: starts at epoch {found['epoch']}"
+    if not found["seconds_left"]:
+        return f"fold {found['fold']}, {found['stage']}: all {found['epochs']} epochs are done"
     loss = f", loss {found['loss']:.3f}" if found["loss"] is not None else ""
     dice = f", Dice {found['dice']:.3f}" if found["dice"] is not None else ""
     return (

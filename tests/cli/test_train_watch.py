@@ -28,6 +28,8 @@ def test_a_line_says_where_a_fold_is_and_when_it_will_be_done():
     )
     early = {**PROGRESS, "loss": None, "dice": None, "seconds_per_iteration": 0.0}
     assert progress_line(early) == "fold 1, adapt: starts at epoch 3"
+    late = {**PROGRESS, "seconds_left": 0.0}
+    assert progress_line(late) == "fold 1, adapt: all 10 epochs are done"
 
 
 def test_the_estimate_is_for_all_folds():
