@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bids_stroke.errors import InputMissing, InvalidDataset, NothingSelected, UnusableData
@@ -80,3 +80,12 @@ def check_label(label: str, source: Path) -> None:
             f"{source} has too long a name for its outputs ({len(label)} characters, at most "
             f"{LONGEST_LABEL}): rename it."
         )
+
+
+def check_files(paths: Iterable[Path]) -> None:
+    """Raise InputMissing for a path that leads to no file, as content that was not fetched."""
+    for path in paths:
+        if not path.is_file():
+            raise InputMissing(
+                f"{path} does not exist or is no file: check the path or fetch the file's content."
+            )

@@ -237,15 +237,16 @@ def choose_models(
     config: Config, pairs: "Iterable[Pair]"
 ) -> "tuple[dict[str, tuple[Descriptor, str]], dict[str, BidsStrokeError]]":
     """Model of each pair by label, and the error of those that no model can process."""
-    from bids_stroke.bids.checks import check_label
+    from bids_stroke.bids.checks import check_files, check_label
 
     models: dict[str, tuple[Descriptor, str]] = {}
     refused: dict[str, BidsStrokeError] = {}
     for pair in pairs:
         try:
             check_label(pair.label, pair.source)
+            check_files([*pair.images.values(), *pair.brain_masks.values()])
             models[pair.label] = _choose(config, pair.modalities)
-        except UnusableData as error:
+        except (UnusableData, InputMissing) as error:
             refused[pair.label] = error
     return models, refused
 
