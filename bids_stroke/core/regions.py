@@ -76,9 +76,9 @@ def tissue_atlas(
         0,
     )
     labels[ventricles(grey, white, brain, affine)] = _VENTRICLES
-    whole = filled(Atlas("tissue", labels * brain, affine, TISSUE), BEYOND_MM).labels
-    paired = (whole > 0) & (whole < _BRAINSTEM) & (x > 0)
-    return Atlas("tissue", (whole + paired).astype(np.int32), affine, TISSUE)
+    labels *= brain
+    labels += (labels > 0) & (labels < _BRAINSTEM) & (x > 0)
+    return filled(Atlas("tissue", labels.astype(np.int32), affine, TISSUE), BEYOND_MM)
 
 
 def _within(*coordinates: np.ndarray) -> np.ndarray:
