@@ -255,6 +255,7 @@ def _engine(config: Config, sessions: int, log_dir: Path) -> "Iterator[None]":
 def prepare_cases(config: Config, plan: Plan, log_dir: Path) -> "list[Case]":
     """Preprocess all sessions; raises BidsStrokeError, after all ran, when one failed."""
     from bids_stroke.cli import outcome, run
+    from bids_stroke.cli.claims import claimed
     from bids_stroke.models.dataset import Case
     from bids_stroke.workflows.train import case_file, init_cases_wf
 
@@ -269,7 +270,12 @@ def prepare_cases(config: Config, plan: Plan, log_dir: Path) -> "list[Case]":
         log_dir=log_dir,
     )
     labels = run.workflow_labels(pairs)
-    _execute(config, workflow, labels, log_dir)
+    steps = _steps(config)
+    workflow.base_dir = str(steps)
+    with claimed(config.execution.work_dir, labels) as taken:
+        if taken:
+            raise TryAgain(f"Another run computes {labels[min(taken)]}: wait for its end.")
+        _execute(config, workflow, labels, log_dir)
     failed = outcome.failures(log_dir, labels)
     for one in failed:
         print(f"  {one.label}: FAILED: {one.message}")
@@ -279,8 +285,15 @@ def prepare_cases(config: Config, plan: Plan, log_dir: Path) -> "list[Case]":
             "--allow-findings."
         )
     bad = {one.label for one in failed}
-    files = [case_file(config, one) for one in plan.references if one.pair.label not in bad]
+    files = [case_file(steps, one) for one in plan.references if one.pair.label not in bad]
     return [Case(**json.loads(path.read_text(encoding="utf-8"))) for path in files]
+
+
+def _steps(config: Config) -> Path:
+    """Folder of the steps of this dataset, which the participant level uses as well."""
+    from bids_stroke.cli.environment import steps_folder
+
+    return steps_folder(config.execution.work_dir, config.dataset.bids_dir)
 
 
 def _execute(config: Config, workflow: Any, labels: Mapping[str, str], log_dir: Path) -> None:
@@ -325,6 +338,7 @@ def _train(
         device=run.resolve_device(config.execution.device),
         log_dir=log_dir,
     )
+    workflow.base_dir = str(_steps(config))
     with Watch(places, output_dir, folds):
         _execute(config, workflow, {workflow.name: places.name}, log_dir)
     if failed := _training_failures(log_dir):

@@ -56,10 +56,9 @@ def init_cases_wf(
     return workflow
 
 
-def case_file(config: Config, reference: Reference) -> Path:
-    """Where the node ``case`` of a pair leaves its record."""
-    pair_folder = config.execution.work_dir.absolute() / CASES_WF / reference.pair.workflow_name
-    return pair_folder / "case" / "case.json"
+def case_file(steps: Path, reference: Reference) -> Path:
+    """Where the node ``case`` of a pair leaves its record; ``steps`` is the graph's base folder."""
+    return steps / CASES_WF / reference.pair.workflow_name / "case" / "case.json"
 
 
 def _init_case_wf(
