@@ -91,7 +91,7 @@ def trained(root: Path, job: fit.Job, recipe: Recipe) -> descriptor.Descriptor:
 def sees(model: descriptor.Descriptor, case: Any) -> np.ndarray:
     data, spacing = case.stack(model.channels)
     channels = dict(zip(model.channels, data, strict=True))
-    return predictor.predict(predictor.load(model), channels, spacing)
+    return predictor.predict(predictor.load(model), channels, spacing, tta=False)
 
 
 @pytest.mark.parametrize("name", RUN)
