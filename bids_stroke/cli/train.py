@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from bids_stroke.models.descriptor import Descriptor
     from bids_stroke.models.recipe import Recipe
 
+ONE_GROUP = "One group can't be split: training needs two participants at least."
+
 Columns = Mapping[str, Mapping[str, Any]]
 
 
@@ -52,6 +54,10 @@ def run_train(config: Config) -> int:
     from bids_stroke.models.fit import RUN_LOCK, hold
 
     plan = make_plan(config)
+    pairs = [one.pair for one in plan.references]
+    groups = groups_of(pairs, plan.columns, config.training.group_by)
+    if len(set(groups.values())) < 2:
+        raise UsageError(ONE_GROUP)
     findings = _check_raw(plan)
     _say_plan(config, plan, findings)
     if config.execution.dry_run:
@@ -386,10 +392,10 @@ def make_splits(
         )
     groups = len({item.group for item in items})
     count = min(plan.recipe.folds.count, groups)
+    if count < 2:
+        raise UsageError(ONE_GROUP)
     if count < plan.recipe.folds.count:
         print(f"{groups} group(s) make {count} folds, not {plan.recipe.folds.count}.")
-    if count < 2:
-        raise UsageError("One group can't be split: training needs two participants at least.")
     return splits.make_splits(items, count, plan.recipe.seed)
 
 
