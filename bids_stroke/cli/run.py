@@ -254,12 +254,13 @@ def choose_models(
 def _choose(config: Config, modalities: tuple[str, ...]) -> "tuple[Descriptor, str]":
     """The model, or an ensemble of models, for a session that has ``modalities``."""
     from bids_stroke.models.descriptor import choose
-    from bids_stroke.models.ensemble import Combination, ensemble
 
     options = config.model
     chosen = [choose(name, modalities, options.models_dir) for name in options.names]
     if len(chosen) == 1:
         return chosen[0]
+    from bids_stroke.models.ensemble import Combination, ensemble
+
     how = Combination(
         method=options.ensemble,
         weights=options.ensemble_weights,

@@ -56,7 +56,7 @@ def _node(kind: str, config: Any) -> Node:
     return node
 
 
-def write_page(output_dir: Path, subject: str, log_dir: Path | None) -> Path:
+def write_page(output_dir: Path, subject: str, log_dir: Path | None, *, linked: bool) -> Path:
     """A page that says only where its logs are."""
     if subject == "nopage":
         raise ValueError("no page")

@@ -240,7 +240,7 @@ def test_bad_plugin_file(
 @pytest.mark.parametrize(
     ("argv", "code", "message"),
     [
-        ("raw out train", 17, "'train'"),
+        ("raw out all", 17, "'all'"),
         ("raw out", 2, "usage"),
         ("absent out participant", 66, "no folder"),
         ("empty out participant", 16, "dataset_description.json is missing"),
@@ -286,7 +286,9 @@ def test_group(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     seen = []
 
-    def write_group(bids_dir: Path, output_dir: Path, reference_roots: list[Path]) -> Path:
+    def write_group(
+        bids_dir: Path, output_dir: Path, reference_roots: list[Path], **_: object
+    ) -> Path:
         seen.append(reference_roots)
         return output_dir / "group.html"
 
