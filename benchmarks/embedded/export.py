@@ -7,10 +7,11 @@ import re
 from pathlib import Path
 
 import torch
-from make import read_recipe
+from make import network_of
 
 from bids_stroke import data
 from bids_stroke.core.files import sha256, write_text
+from bids_stroke.models.recipe import load
 from bids_stroke.models.training import export
 
 _FILES = re.compile(r"(\[\[files\]\]\n(?:[^\[\n][^\n]*\n)+\n?)+")
@@ -31,14 +32,14 @@ def main() -> None:
     parser.add_argument("--recipe", type=Path, default=data.path("recipes", "embedded.toml"))
     parser.add_argument("--models", type=Path, default=data.path("models"))
     args = parser.parse_args()
-    recipe, network = read_recipe(args.recipe)
+    recipe = load(args.recipe)
     state = torch.load(args.run / "checkpoint.pth", map_location="cpu", weights_only=True)
     files = export(
         args.models / "embedded",
-        network,
+        network_of(recipe),
         state["average"],
         name="Dataset001_EmbeddedStroke",
-        samples=state["iteration"] * recipe["batch_size"],
+        samples=state["iteration"] * (recipe.plan.batch_size or 2),
     )
     descriptor = args.models / "embedded.toml"
     text = descriptor.read_text(encoding="utf-8")

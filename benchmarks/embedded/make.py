@@ -3,22 +3,46 @@
 from __future__ import annotations
 
 import argparse
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bids_stroke import data
-from bids_stroke.models.sampling import Recipe, Sampler, Stream, load_anatomies, load_shapes
+from bids_stroke.models.recipe import Recipe, load
+from bids_stroke.models.sampling import Recipe as Samples
+from bids_stroke.models.sampling import Sampler, Stream, load_anatomies, load_shapes
 from bids_stroke.models.training import Network, Schedule, Trainer
 
 
-def read_recipe(path: Path) -> tuple[dict[str, Any], Network]:
-    """The recipe's tables, and the network that it describes."""
-    recipe = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in recipe["network"].items()}
-    return recipe, Network(**fields)
+def network_of(recipe: Recipe) -> Network:
+    """The network that a recipe describes."""
+    kwargs, plan = recipe.network.kwargs, recipe.plan
+    if plan.patch is None or plan.spacing is None:
+        raise SystemExit("The recipe must state patch and spacing.")
+    return Network(
+        features=tuple(kwargs["features_per_stage"]),
+        encoder_convs=tuple(kwargs["n_conv_per_stage"]),
+        decoder_convs=tuple(kwargs["n_conv_per_stage_decoder"]),
+        patch=plan.patch,
+        spacing=plan.spacing[0],
+    )
+
+
+def schedule_of(recipe: Recipe, seconds: float) -> Schedule:
+    """The schedule that a recipe describes, in bf16."""
+    optimiser, schedule = recipe.optimiser, recipe.schedule
+    return Schedule(
+        iterations=schedule.epochs * schedule.iterations,
+        seconds=seconds,
+        learning_rate=optimiser.learning_rate,
+        warmup=schedule.warmup_iterations,
+        weight_decay=optimiser.weight_decay,
+        ema=schedule.ema,
+        clip=optimiser.clip,
+        bfloat16=True,
+        seed=recipe.seed,
+    )
 
 
 def batches(sampler: Sampler, batch: int, seed: int, start: int, workers: int) -> Any:
@@ -36,16 +60,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="folder with the prepared arrays; the run's folder")
     parser.add_argument("--recipe", type=Path, default=data.path("recipes", "embedded.toml"))
-    parser.add_argument("--minutes", type=float, help="end on time, if that is before the end")
+    parser.add_argument(
+        "--minutes", type=float, default=float("inf"), help="end on time, if that is before the end"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--start", type=Path, help="checkpoint.pth of a run to begin from")
     args = parser.parse_args()
-    recipe, network = read_recipe(args.recipe)
-    limit = {"seconds": args.minutes * 60} if args.minutes else {}
-    schedule = Schedule(**recipe["schedule"], **limit)
-    samples = Recipe(patch=network.patch[::-1], spacing=network.spacing, **recipe["samples"])
+    recipe = load(args.recipe)
+    network, schedule = network_of(recipe), schedule_of(recipe, args.minutes * 60)
+    samples = Samples(patch=network.patch[::-1], spacing=network.spacing, **recipe.samples)
     torch.set_num_threads(args.threads)
     trainer = Trainer(network, schedule, args.run)
     if args.start:
@@ -54,7 +79,7 @@ def main() -> None:
         trainer.resume()
     shapes = load_shapes(args.run / "lesions.npz", "train")
     sampler = Sampler(load_anatomies(args.run, samples.grid), shapes, samples)
-    size = recipe["batch_size"]
+    size = recipe.plan.batch_size
     loader = batches(sampler, size, schedule.seed, trainer.iteration * size, args.workers)
     print("loss", trainer.run(iter(loader)), "iterations", trainer.iteration)
 

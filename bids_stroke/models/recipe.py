@@ -223,7 +223,8 @@ class Stage:
 class Recipe:
     """A way to train. ``channels`` are modalities in the network's order; ``inputs`` the sets of
     modalities that the model will accept (empty: all channels). ``pretrained`` is a model by name
-    or path; ``pretrained_required`` says that the recipe makes no sense without.
+    or path; ``pretrained_required`` says that the recipe makes no sense without. ``samples`` are
+    settings of ``models.sampling`` for a network that is trained on painted lesions.
     """
 
     name: str
@@ -248,6 +249,7 @@ class Recipe:
     folds: Folds = Folds()
     inference: Inference = Inference()
     operating_point: OperatingPoint = OperatingPoint()
+    samples: Mapping[str, Any] = field(default_factory=dict)
     stages: tuple[Stage, ...] = (Stage(),)
 
     def of_stage(self, stage: Stage) -> "Recipe":
