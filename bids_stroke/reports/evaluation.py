@@ -180,6 +180,25 @@ def _jobs(run: str, sessions: Iterable[Session], references: References) -> list
     return jobs
 
 
+def unmatched(run: str, sessions: Iterable[Session], references: References) -> list[str]:
+    """A sentence for each space of reference masks that a run has no lesion masks in.
+
+    A mask in another template than the run's is not compared: their grids are alike, and their
+    anatomy is not.
+    """
+    alone: dict[str, list[Path]] = {}
+    for session in sessions:
+        for space, path in references.get(session.label, {}).items():
+            if not session.output("lesion_mask", space=space).is_file():
+                alone.setdefault(space, []).append(path)
+    return [
+        f"{len(paths)} reference mask{'s' * (len(paths) > 1)} in space {space} (first: "
+        f"{paths[0].name}) not compared with run '{run}', which has no lesion mask there: choose "
+        f"{space} in --output-spaces, or bring the references to a space of the run."
+        for space, paths in sorted(alone.items())
+    ]
+
+
 def _judged(job: Job) -> dict[str, Any] | Problem:
     try:
         return {**job.row, **compare(job.reference, job.predicted, **job.maps)}

@@ -172,6 +172,7 @@ def _metrics(
     for run, sessions in runs.items():
         found[run], unjudged = evaluation.metric_table(run, sessions, references, nprocs)
         problems += [f"{problem.label}: {problem.message}" for problem in unjudged]
+        problems += evaluation.unmatched(run, sessions, references)
     return found, problems
 
 

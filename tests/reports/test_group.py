@@ -12,7 +12,7 @@ from bids_stroke.core.files import save_image
 from bids_stroke.errors import NothingSelected
 from bids_stroke.reports import collect, evaluation, group
 from bids_stroke.reports.plots import dot_plot
-from tests.reports import fake
+from tests.reports import cohorts, fake
 
 
 def read(path: Path) -> pd.DataFrame:
@@ -99,6 +99,20 @@ def test_a_map_and_a_brain_mask_are_judged(outputs: Path, tmp_path: Path) -> Non
     assert not np.isnan(values["average_precision"])
     assert values.pop("reference_resampled") is False
     assert values == pytest.approx(expected, nan_ok=True)
+
+
+def test_a_reference_in_another_template_is_named_and_not_compared(tmp_path: Path) -> None:
+    out, bids = tmp_path / "out", tmp_path / "bids"
+    mask = cohorts.block(5, 4)
+    cohorts.write_session(out, {"subject": "01"}, mask, template=True)
+    cohorts.write_reference(bids, "01", mask)
+    (file,) = bids.rglob("*_mask.nii.gz")
+    file.rename(file.with_name(file.name.replace("space-T1w", "space-MNI152NLin6Asym")))
+    page = group.write_group(bids, out, [bids / "derivatives" / "manual"])
+    assert not (out / "group_metrics.tsv").exists()
+    said = page.read_text(encoding="utf-8")
+    assert "1 reference mask in space MNI152NLin6Asym" in said
+    assert "not compared" in said
 
 
 def test_page_names_failures_and_links_to_pages(outputs: Path) -> None:
