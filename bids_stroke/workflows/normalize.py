@@ -132,9 +132,9 @@ def describe_normalization(modality: str, template: str, point: OperatingPoint) 
     """Methods text of the normalisation."""
     return (
         f"The skull-stripped {modality} was registered to the template {template} by an affine "
-        "and a SyN transform of ANTs [@ants] (Mattes mutual information on a grid of 2 mm); the "
-        f"lesion, grown by {MARGIN_MM:g} mm, was left out of the cost function. The probability "
-        "map was interpolated linearly to the template's grid and cut there at "
-        f"{point.threshold:g}, without components under {point.min_volume_mm3:g} mm³ of template "
-        "space. "
+        "and a SyN transform [@syn] of ANTs [@ants] (Mattes mutual information on a grid of 2 mm); "
+        f"the lesion, grown by {MARGIN_MM:g} mm, was left out of the cost function "
+        "[@costfunctionmasking]. The probability map was interpolated linearly to the template's "
+        f"grid and cut there at {point.threshold:g}, without components under "
+        f"{point.min_volume_mm3:g} mm³ of template space. "
     )

@@ -8,6 +8,7 @@ import pytest
 from bids_stroke.bids.names import output_path
 from bids_stroke.core import normalization
 from bids_stroke.models.templates import SHIPPED
+from bids_stroke.reports import citation
 from bids_stroke.workflows import normalize
 from bids_stroke.workflows.normalize import init_normalize_wf
 from bids_stroke.workflows.outputs import pair_outputs, template_outputs
@@ -68,6 +69,10 @@ def test_the_methods_text_tells_the_margin_and_the_rule() -> None:
     assert f"{normalization.MARGIN_MM:g} mm" in text
     assert SHIPPED in text
     assert f"{POINT.threshold:g}" in text
+    assert citation.cited_keys(text) == ["syn", "ants", "costfunctionmasking"]
+    cited = citation.bibtex(text)
+    assert "10.1016/j.media.2007.06.004" in cited
+    assert "10.1006/nimg.2001.0845" in cited
 
 
 @pytest.mark.parametrize("modalities", MODALITIES)
