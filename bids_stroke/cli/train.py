@@ -94,8 +94,10 @@ def make_plan(config: Config) -> Plan:
     recipe, pretrained = choose_recipe(config)
     selection = run.select_pairs(config)
     roots = run.find_reference_roots(config)
-    references, left_out = [], {}
+    references, left_out = [], _not_passed(config, selection.pairs)
     for pair in selection.pairs:
+        if pair.label in left_out:
+            continue
         if missing := [c for c in recipe.channels if c not in pair.modalities]:
             left_out[pair.label] = f"it has no {' and no '.join(missing)}"
             continue
@@ -112,9 +114,30 @@ def make_plan(config: Config) -> Plan:
     return Plan(recipe, pretrained, references, left_out, columns)
 
 
+def _not_passed(config: Config, pairs: "Iterable[Pair]") -> dict[str, str]:
+    """Sessions that ``--ratings`` keeps from training, by label, with the reason.
+
+    Most raters must have given "pass"; without ratings nothing is left out.
+    """
+    from bids_stroke.bids import ratings
+
+    if not config.group.ratings:
+        return {}
+    given = ratings.by_rater(ratings.read(config.group.ratings))
+    reasons = {}
+    for pair in pairs:
+        run = pair.entities.get("run")
+        by = given.get((pair.subject, pair.session, None if run is None else str(run)), {})
+        level = ratings.consensus(by.values()) if by else None
+        if level != "pass":
+            reasons[pair.label] = f"its rating is {level}" if level else "nobody rated it"
+    return reasons
+
+
 def choose_recipe(config: Config) -> "tuple[Recipe, Descriptor | None]":
     """Recipe with what the command line changes, and the model that it starts from, if any."""
     from bids_stroke.models import descriptor, recipe
+    from bids_stroke.models.planning import check_start
 
     asked = config.training
     found = recipe.find(asked.recipe)
@@ -133,6 +156,7 @@ def choose_recipe(config: Config) -> "tuple[Recipe, Descriptor | None]":
     model = descriptor.find(start, config.model.models_dir)
     if not descriptor.is_whole(model):
         raise InputMissing(f"Files of the model '{model.name}' are missing: install it again.")
+    check_start(chosen, model)
     steps = replace(
         model.preprocessing,
         reference=chosen.preprocessing.reference,

@@ -15,6 +15,8 @@ from bids_stroke.models.recipe import PLANS_KEY, Recipe, Stage, plain
 
 BASE_FEATURES, MOST_FEATURES = 32, {2: 512, 3: 320}
 SMALLEST_MAP = 4
+NNUNET_NETWORKS = "dynamic_network_architectures."
+"""Package of the networks that nnU-Net plans."""
 
 
 def base_plans(recipe: Recipe, places: Places, pretrained: Descriptor | None) -> dict[str, Any]:
@@ -36,6 +38,26 @@ def base_plans(recipe: Recipe, places: Places, pretrained: Descriptor | None) ->
         "configurations": {name: settings},
         "foreground_intensity_properties_per_channel": {str(i): {} for i in range(channels)},
     }
+
+
+def check_start(recipe: Recipe, model: Descriptor) -> None:
+    """Can the recipe go on from the model's network? Raises UsageError with what it wants."""
+    start = f"The recipe '{recipe.name}' goes on from"
+    if model.format != "nnunetv2":
+        raise UsageError(
+            f"{start} a network, and the model '{model.name}' is none ({model.format}): name "
+            "another model by --pretrained."
+        )
+    settings = _of_model(model, recipe.plan.configuration)["configurations"]
+    there = settings[recipe.plan.configuration]["architecture"]["network_class_name"]
+    wanted = recipe.network.class_name
+    if there == wanted or (not wanted and there.startswith(NNUNET_NETWORKS)):
+        return
+    kind = f"a {wanted.rpartition('.')[2]}" if wanted else "a U-Net of nnU-Net"
+    raise UsageError(
+        f"{start} {kind}, but the network of the model '{model.name}' is a "
+        f"{there.rpartition('.')[2]}: name another model by --pretrained."
+    )
 
 
 def _of_model(model: Descriptor, configuration: str) -> dict[str, Any]:

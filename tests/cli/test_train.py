@@ -12,6 +12,7 @@ from bids_stroke.cli import run, train
 from bids_stroke.core.files import load_image
 from bids_stroke.errors import InputMissing, NothingSelected, UsageError
 from bids_stroke.models.dataset import Case, Places, write_splits
+from tests.tiny_model import write_model
 from tests.training_data import ball, tiny_recipe, write_dataset
 
 
@@ -97,6 +98,51 @@ def test_recipes_and_models_must_go_together(dataset, tmp_path, recipe_file):
     )
     assert model is not None and recipe.preprocessing.steps == model.preprocessing.steps
     assert recipe.of_stage(recipe.stages[0]).schedule.epochs == 2
+
+
+@pytest.mark.parametrize(
+    ("recipe", "network", "said"),
+    [
+        (
+            "meddahi2024-dual",
+            "bids_stroke.models.networks.volumes.UNet3d",
+            "of nnU-Net, but .* a UNet3d",
+        ),
+        ("lhermitte2024-unet", "a.b.PlainConvUNet", "from a UNet3d, but .* is a PlainConvUNet"),
+        ("meddahi2024-dual", "", "no configuration '3d_fullres', but 2d"),
+    ],
+)
+def test_a_network_that_a_recipe_can_not_go_on_from(dataset, tmp_path, recipe, network, said):
+    model = write_model(tmp_path)
+    plans = model.parent / "tiny" / "plans.json"
+    table = json.loads(plans.read_text())
+    table["configurations"]["3d_fullres"]["architecture"]["network_class_name"] = network
+    if not network:
+        table["configurations"]["2d"] = table["configurations"].pop("3d_fullres")
+    plans.write_text(json.dumps(table))
+    with pytest.raises(UsageError, match=said):
+        train.choose_recipe(_config(dataset, tmp_path, recipe, pretrained=str(model)))
+
+
+def test_a_model_without_network_is_no_start(dataset, tmp_path):
+    with pytest.raises(UsageError, match="'lesiongnb' is none"):
+        train.choose_recipe(_config(dataset, tmp_path, "default", pretrained="lesiongnb"))
+
+
+def test_only_what_most_raters_passed_is_trained_on(dataset, tmp_path, recipe_file):
+    rows = ["participant_id\tsession_id\trun_id\trater\trating"]
+    given = {"01": "pass pass fail", "02": "pass fail", "03": "pass"}
+    for subject, levels in given.items():
+        rows += [f"sub-{subject}\tn/a\tn/a\tr{i}\t{r}" for i, r in enumerate(levels.split())]
+    file = tmp_path / "ratings.tsv"
+    file.write_text("\n".join(rows) + "\n")
+    config = replace(_config(dataset, tmp_path, str(recipe_file)), group=cfg.Group(ratings=(file,)))
+    plan = train.make_plan(config)
+    assert plan.participants == ["sub-01", "sub-03"]
+    assert plan.left_out == {"sub-02": "its rating is fail", "sub-04": "nobody rated it"}
+    file.write_text("\n".join(rows[:1] + [rows[3], rows[5]]) + "\n")
+    with pytest.raises(NothingSelected, match="nobody rated it"):
+        train.make_plan(config)
 
 
 def test_groups(dataset):
