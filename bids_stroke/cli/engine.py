@@ -22,6 +22,7 @@ from nipype.pipeline.plugins.multiproc import MultiProcPlugin, run_node
 
 from bids_stroke.cli import memory
 from bids_stroke.cli.limits import limit_gb
+from bids_stroke.cli.schedulers import check_scheduler, patient
 from bids_stroke.config import Execution
 from bids_stroke.errors import InputMissing, TryAgain, UsageError
 
@@ -226,7 +227,9 @@ def run_workflow(
         table = memory.new_table(log_dir / memory.TABLE)
         plugin: Any = PatientMultiProcPlugin({**pool_arguments(execution), **arguments}, log, table)
     else:
-        plugin = _plugin_class(name)(plugin_args=arguments)
+        kind = _plugin_class(name)
+        check_scheduler(name, kind, execution.work_dir)
+        plugin = patient(kind)(plugin_args=arguments)
     plugin._status_callback = callback
     gc.collect()
     gc.freeze()  # nipype collects garbage around every node: spare it what is loaded already

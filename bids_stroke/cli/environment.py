@@ -1,5 +1,6 @@
 """Environment variables of a run, set before the heavy parts are imported, and where they point."""
 
+import getpass
 import hashlib
 import os
 import shutil
@@ -63,12 +64,14 @@ def prepare(execution: Execution, environ: Mapping[str, str] = os.environ) -> di
 
     No tool looks up a host (``NO_ET``); TemplateFlow gets an empty home unless the user has set
     one, because it would unpack its archive in every process; a home folder that can't be written
-    is replaced by one in the work folder. Raises CannotCreate when that can't be written either.
+    is replaced by one in the work folder; nipype names the jobs of a scheduler after ``LOGNAME``.
+    Raises CannotCreate when the work folder can't be written.
     """
     folder = execution.work_dir / ENVIRONMENT_FOLDER
     threads = str(execution.omp_nthreads)
     variables = {"NO_ET": "1", "NIPYPE_NO_ET": "1", "MPLBACKEND": "Agg"}
     variables |= dict.fromkeys(THREADS, threads)
+    variables["LOGNAME"] = environ.get("LOGNAME") or _user_name()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if "TEMPLATEFLOW_HOME" not in environ:
@@ -89,6 +92,13 @@ def cannot_write(work_dir: Path, error: OSError) -> BidsStrokeError:
     return CannotCreate(
         f"The work folder {work_dir} can't be written: {error}; choose another by -w."
     )
+
+
+def _user_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # the user has a number only, as in containers
+        return "bids_stroke"
 
 
 def _is_writable(home: Path) -> bool:
