@@ -313,7 +313,7 @@ def _last(images: list[_Image]) -> _Image:
 
 def _pair(t1w: _Image | None, flair: _Image | None, reason: str) -> Pair:
     source = t1w or flair
-    assert source is not None
+    assert source is not None  # nosec B101 # narrows the type
     entities = names.source_entities(source.entities)
     return Pair(
         subject=entities["subject"],

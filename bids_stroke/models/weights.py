@@ -1,6 +1,6 @@
 """Weights are untrusted input: they are read as plain tensors, never as code."""
 
-import pickle
+import pickle  # nosec B403 # only its reader that is restricted below, and its errors
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping

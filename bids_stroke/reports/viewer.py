@@ -208,7 +208,7 @@ def _layer(volume: Volume, content: str) -> dict[str, Any]:
 def as_json(value: Any) -> Markup:
     """JSON that may stand inside a script element, whatever text it holds."""
     text = json.dumps(value, ensure_ascii=True, separators=(",", ":"))
-    return Markup(text.replace("<", "\\u003c").replace("&", "\\u0026"))  # noqa: S704
+    return Markup(text.replace("<", "\\u003c").replace("&", "\\u0026"))  # noqa: S704 # nosec B704
 
 
 def viewer_html(
@@ -266,7 +266,7 @@ def niivue() -> Markup:
     """The library's script as nilearn's wheel carries it, without what would end the element."""
     source = files("nilearn").joinpath("_assets", "js", "niivue.umd.js")
     text = source.read_text(encoding="utf-8").replace("</script", "<\\/script")
-    return Markup(text)  # noqa: S704
+    return Markup(text)  # noqa: S704 # nosec B704 # a file of nilearn
 
 
 def assets(needed: Iterable[object] = (True,)) -> Mapping[str, Any]:

@@ -213,7 +213,7 @@ def _through(workflow: Workflow, channel: Channel, node: pe.Node, *, masked: boo
     plain = image if channel.plain == channel.image else channel.plain
     if not masked:
         return replace(channel, image=image, plain=plain)
-    assert channel.mask is not None
+    assert channel.mask is not None  # nosec B101 # narrows the type
     workflow.connect(*channel.mask, node, "in_mask")
     return replace(channel, image=image, plain=plain, mask=(node, "out_mask"))
 
@@ -297,7 +297,7 @@ def _register(workflow: Workflow, state: State, settings: Settings) -> State:
 def _head_to(workflow: Workflow, fixed: Channel, moving: Channel, register: pe.Node) -> Port:
     """The moving image with its skull on the grid of the reference."""
     node = pe.Node(ToGrid(order=3), name=f"{moving.name}_head_to_{fixed.name}", mem_gb=1.5)
-    assert moving.head is not None, "check_steps puts brain extraction first"
+    assert moving.head is not None, "brain extraction comes first"  # nosec B101 # check_steps
     workflow.connect(*moving.head, node, "in_file")
     workflow.connect(*fixed.image, node, "reference")
     workflow.connect(register, "forward", node, "transform")
@@ -348,7 +348,7 @@ def _zscore(workflow: Workflow, state: State, settings: Settings) -> State:
 
 def _mask(channel: Channel) -> Port:
     """The mask of a channel after brain extraction."""
-    assert channel.mask is not None, "check_steps puts brain extraction first"
+    assert channel.mask is not None, "brain extraction comes first"  # nosec B101 # check_steps
     return channel.mask
 
 
@@ -356,7 +356,7 @@ def _connect_outputs(workflow: Workflow, state: State, settings: Settings) -> No
     """Give out what the last step left: for the network, and on the native grids."""
     for channel in state.channels.values():
         image = channel.head if settings.whole_head else channel.image
-        assert image is not None, "check_steps puts brain extraction first"
+        assert image is not None, "brain extraction comes first"  # nosec B101 # check_steps
         _output(workflow, image, f"network_{channel.name}")
         native = channel.native or channel.plain
         _to_native(workflow, native, channel.conformed, f"{channel.name}_preproc")
