@@ -65,9 +65,7 @@ def moved(kind: str) -> Make:
     """Something else than a file under the file's name."""
 
     def make(path: Path) -> None:
-        if kind == "folder":
-            path.mkdir()
-        elif kind == "pipe":
+        if kind == "pipe":
             os.mkfifo(path)
         else:
             path.symlink_to(path.name if kind == "loop" else "absent.nii.gz")
@@ -121,7 +119,6 @@ IMAGES: dict[str, tuple[Make, str]] = {
     "microns": (with_affine(np.diag([1e-6, 1e-6, 1e-6, 1])), "voxel sizes"),
     "giant": (saved(affine=np.diag([6, 6, 50.0, 1])), "voxel sizes"),
     "nopixdim": (no_pixdim, "impossible voxel sizes"),
-    "folder": (moved("folder"), "does not exist"),
     "pipe": (moved("pipe"), "does not exist"),
     "dangling": (moved("dangling"), "does not exist"),
     "loop": (moved("loop"), "does not exist"),
@@ -242,6 +239,11 @@ def without_images(root: Path) -> None:
         path.unlink()
 
 
+def folder_as_image(root: Path) -> None:
+    without_images(root)
+    place(root / "bids", "01").mkdir()
+
+
 def only_file(root: Path) -> None:
     (root / "bids").write_text("a file")
 
@@ -268,6 +270,7 @@ CALLS: dict[str, Call] = {
     ),
     "no participant": Call(no_subject, "", 16, "no folder sub-"),
     "no image": Call(without_images, "", 18, "No T1w or FLAIR"),
+    "a folder as image": Call(folder_as_image, "", 18, "No T1w or FLAIR"),
     "absent participant": Call(good, "--participant-label 77", 18, "There is no sub-77"),
     "label with a slash": Call(good, "--participant-label ../etc", 2, "is no label"),
     "absent session": Call(good, "--session-label 77", 18, "No T1w or FLAIR"),

@@ -136,7 +136,9 @@ def cycle(root: Path, name: str, rng: random.Random, length: float, tally: Tally
         if code != KILLED:
             raise RuntimeError(f"A run ended with {code}: see {root / name}.log.")
         tally.kills += 1
-        tally.hit[step_hit(root, name)] += 1
+        step = step_hit(root, name)
+        tally.hit[step] += 1
+        print(f"{name}: kill {tally.kills} in {step}", flush=True)
         budget *= 1.15  # so that each cycle comes to its end
 
 
@@ -166,7 +168,8 @@ def run(root: Path, count: int, seed: int = 1) -> Tally:
         name = f"cycle{tally.resumed:02d}"
         cycle(root, name, rng, length, tally)
         compare(root, name, expected, tally)
-        print(f"{name}: {tally.kills} kills, {tally.different=}, {tally.recomputed=}", flush=True)
+        wrong = [*tally.different, *tally.left, *tally.recomputed]
+        print(f"{name}: got through after {tally.kills} kills in all, {wrong=}", flush=True)
     return tally
 
 
@@ -179,7 +182,10 @@ def main() -> int:
     options = parser.parse_args()
     options.folder.mkdir(parents=True)
     tally = run(options.folder, options.count, options.seed)
-    print(tally)
+    print(f"{tally.kills} kills in {len(tally.hit)} steps, {tally.resumed} runs got through")
+    for step, times in tally.hit.most_common():
+        print(f"{times:4d} {step}")
+    print(f"{tally.different=} {tally.left=} {tally.recomputed=}")
     return int(bool(tally.different or tally.left or tally.recomputed))
 
 

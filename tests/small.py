@@ -9,7 +9,6 @@ import numpy as np
 
 from bids_stroke.core.files import save_image
 from tests.bids.skeleton import describe
-from tests.tiny_model import write_model
 
 SHAPE = (26, 30, 22)
 AFFINE = np.array([[-6.0, 0, 0, 75], [0, 6, 0, -87], [0, 0, 6, -63], [0, 0, 0, 1]])
@@ -56,5 +55,7 @@ def write_dataset(
 
 def write_small_model(folder: Path) -> Path:
     """Descriptor of a network that finds lesions at random, for brains of this size."""
+    from tests.tiny_model import write_model  # needs torch, which most callers do without
+
     point = "threshold = 0.3\nmin_volume_mm3 = 500.0"
     return write_model(folder, spacing=6.0, operating_point=point)

@@ -6,17 +6,20 @@
 import ctypes
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pandas as pd
 import pytest
 
 from bids_stroke.core.files import sha256
-from tests import faults
+from tests import faults, small
 
 pytestmark = [
     pytest.mark.slow,
@@ -138,6 +141,26 @@ def test_a_full_disk_means_try_again_and_the_next_run_goes_on(place: Path, megab
         assert faults.outputs(place, name) == alone
     finally:
         subprocess.run(["umount", folder], check=True)
+
+
+def with_little_memory() -> None:
+    """Let this process have 150 MB of address space more than it has."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    size = pages * resource.getpagesize() + 150 * 1024**2
+    resource.setrlimit(resource.RLIMIT_AS, (size, size))
+
+
+def test_too_little_memory_means_try_again(warm: None, tmp_path: Path) -> None:
+    root = faults.prepare(tmp_path)
+    large = np.zeros((320, 320, 320), np.int16)
+    large[60:260, 60:260, 60:260] = small.brain(shape=(200, 200, 200))
+    nib.Nifti1Image(large, np.eye(4)).to_filename(small.place(root / "bids", "large"))
+    run = faults.start(root, "memory", "--participant-label", "large", before=with_little_memory)
+    assert faults.wait(run) == 75
+    said = (root / "memory.log").read_text()
+    assert "sub-large: FAILED: Memory ran out: give more, or lower --nprocs" in said
+    assert "Traceback" not in said
+    assert not list((root / "memory" / "out").glob("sub-large/anat/*"))
 
 
 def test_a_worker_dies_with_its_run(place: Path) -> None:

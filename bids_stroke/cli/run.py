@@ -239,24 +239,43 @@ def choose_models(
     """Model of each pair by label, and the error of those that no model can process."""
     from bids_stroke.bids.checks import check_files, check_label
 
+    pairs = list(pairs)
+    choices = {one: _try_choose(config, one) for one in {pair.modalities for pair in pairs}}
     models: dict[str, tuple[Descriptor, str]] = {}
     refused: dict[str, BidsStrokeError] = {}
     for pair in pairs:
         try:
             check_label(pair.label, pair.source)
             check_files([*pair.images.values(), *pair.brain_masks.values()])
-            models[pair.label] = _choose(config, pair.modalities)
         except (UnusableData, InputMissing) as error:
             refused[pair.label] = error
+            continue
+        choice = choices[pair.modalities]
+        if isinstance(choice, BidsStrokeError):
+            refused[pair.label] = choice
+        else:
+            models[pair.label] = choice
     return models, refused
 
 
+def _try_choose(
+    config: Config, modalities: tuple[str, ...]
+) -> "tuple[Descriptor, str] | BidsStrokeError":
+    """What ``_choose`` gives, or the error of a model that is not there, damaged or unfit."""
+    try:
+        return _choose(config, modalities)
+    except (UnusableData, InputMissing) as error:
+        return error
+
+
 def _choose(config: Config, modalities: tuple[str, ...]) -> "tuple[Descriptor, str]":
-    """The model, or an ensemble of models, for a session that has ``modalities``."""
-    from bids_stroke.models.descriptor import choose
+    """The model, or an ensemble of models, for a session that has ``modalities``, verified."""
+    from bids_stroke.models.descriptor import choose, verify
 
     options = config.model
     chosen = [choose(name, modalities, options.models_dir) for name in options.names]
+    for model, _ in chosen:
+        verify(model)
     if len(chosen) == 1:
         return chosen[0]
     from bids_stroke.models.ensemble import Combination, ensemble

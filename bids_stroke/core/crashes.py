@@ -21,7 +21,7 @@ _WRAPPER = "NodeExecutionError"
 _FULL_DISK = re.compile(r"No space left on device|Disk quota exceeded")
 _NO_MEMORY = re.compile(
     r"MemoryError|DefaultCPUAllocator|CUDA out of memory|OutOfMemoryError|bad_alloc"
-    r"|Cannot allocate memory"
+    r"|Cannot allocate memory|Failed to allocate memory"
 )
 
 

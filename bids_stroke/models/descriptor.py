@@ -302,8 +302,11 @@ def _check_inference(model: Descriptor, path: Path) -> None:
 def verify(model: Descriptor) -> None:
     """Compare every file of a model with its stated size and SHA-256.
 
-    Raises InputMissing for a file that is not there and UnusableData for one that differs.
+    Raises InputMissing for a file or folder that is not there and UnusableData for a file that
+    differs.
     """
+    if not model.model_folder.is_dir():
+        raise InputMissing(f"Model '{model.name}' lacks its folder {model.model_folder}.")
     for file in model.files:
         path = model.root / file.path
         if not path.is_file():

@@ -33,7 +33,7 @@ def available_folds(model: Descriptor) -> tuple[str, ...]:
 def chosen_folds(model: Descriptor, asked: Sequence[str]) -> tuple[str, ...]:
     """Folds asked for, else those of the descriptor, else all that are there.
 
-    Raises UnusableData when one is not there.
+    Raises UnusableData when one is not there, or none at all.
     """
     there = available_folds(model)
     folds = tuple(map(str, asked or model.inference.folds)) or there
@@ -41,6 +41,11 @@ def chosen_folds(model: Descriptor, asked: Sequence[str]) -> tuple[str, ...]:
         raise UnusableData(
             f"Model '{model.name}' has no fold {missing[0]} in {model.model_folder}: "
             f"there are {', '.join(there) or 'none'}."
+        )
+    if not folds:
+        raise UnusableData(
+            f"{model.model_folder} has no weights fold_*/{model.inference.checkpoint}: install the "
+            "model again."
         )
     return folds
 

@@ -6,7 +6,8 @@ nnU-Net sums in float16 even on a CPU.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
@@ -87,18 +88,48 @@ def load(
     try:
         plans_table = read_json(plans_file)
         dataset = read_json(model.model_folder / "dataset.json")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UnusableData(f"{model.model_folder} is no nnU-Net v2 model: {error}.") from error
     checkpoints = {
         fold: load_checkpoint(model.model_folder / f"fold_{fold}" / model.inference.checkpoint)
         for fold in chosen_folds(model, folds)
     }
     first = next(iter(checkpoints.values()))
-    plans = PlansManager(plans_table)
-    configuration = plans.get_configuration(first["init_args"]["configuration"])
+    with _sound(plans_file):
+        wanted = first["init_args"]["configuration"]
+        if wanted not in plans_table["configurations"]:
+            raise LookupError(f"no configuration {wanted}")
+        plans = PlansManager(plans_table)
+        configuration = plans.get_configuration(wanted)
+        network = _build(plans, configuration, dataset, plans_file)
+    weights = {fold: c["network_weights"] for fold, c in checkpoints.items()}
+    for fold, state in weights.items():
+        _load_state(network, state, model.model_folder / f"fold_{fold}")
+    where = torch.device(device)
+    return Predictor(
+        model, plans, configuration, dataset, network.eval(), weights, where, precision, exact
+    )
+
+
+@contextmanager
+def _sound(plans_file: Path) -> Iterator[None]:
+    """Turn errors of nnU-Net about plans that lack something into one sentence."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:
+        raise UnusableData(
+            f"{plans_file}, dataset.json or the weights lack something ({type(error).__name__}: "
+            f"{error}): install the model again."
+        ) from error
+
+
+def _build(
+    plans: PlansManager, configuration: ConfigurationManager, dataset: Any, plans_file: Path
+) -> nn.Module:
+    """The network with random weights; raises UnusableData for plans that ask for other classes."""
     check_architecture(configuration.configuration["architecture"], plans_file)
     _check_preprocessor(configuration, plans_file)
-    network = get_network_from_plans(
+    return get_network_from_plans(
         configuration.network_arch_class_name,
         configuration.network_arch_init_kwargs,
         configuration.network_arch_init_kwargs_req_import,
@@ -106,13 +137,6 @@ def load(
         plans.get_label_manager(dataset).num_segmentation_heads,
         allow_init=False,
         deep_supervision=False,
-    )
-    weights = {fold: c["network_weights"] for fold, c in checkpoints.items()}
-    for fold, state in weights.items():
-        _load_state(network, state, model.model_folder / f"fold_{fold}")
-    where = torch.device(device)
-    return Predictor(
-        model, plans, configuration, dataset, network.eval(), weights, where, precision, exact
     )
 
 
@@ -285,6 +309,7 @@ def predict(
     ``brain`` mask on the same grid, for images of whole heads, the map is valid in it only.
     A list given as ``members`` is filled with the maps of the folds or, with one fold, of the
     mirrored copies, where there are two or more.
+    Raises UnusableData for images without a brain and for a network that gives NaN.
     Source: nnU-Net v2 (Isensee et al. 2021), whose preprocessing and resampling are followed.
     """
     model = predictor.descriptor
@@ -312,4 +337,7 @@ def predict(
     )
     if members is not None and len(values) > 1:
         members += [restore(of_one) for of_one in values]
-    return restore(_mean(values))
+    probability = restore(_mean(values))
+    if not np.isfinite(probability).all():
+        raise UnusableData(f"The weights in {model.model_folder} give NaN: install them again.")
+    return probability
