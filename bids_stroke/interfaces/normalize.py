@@ -168,6 +168,7 @@ def _similarity(image: np.ndarray, template: Template) -> float:
 class _ToTemplateInput(BaseInterfaceInputSpec):
     probability = File(exists=True, mandatory=True, desc="probability on a native grid")
     transform = File(exists=True, mandatory=True, desc="ITK composite to the template")
+    native_mask = File(exists=True, desc="mask to carry instead of cutting the probability")
     template = traits.Str(mandatory=True, desc="name of the template")
     threshold = traits.Float(mandatory=True)
     min_volume_mm3 = traits.Float(mandatory=True)
@@ -181,7 +182,10 @@ class _ToTemplateOutput(TraitedSpec):
 
 
 class LesionsToTemplate(SimpleInterface):
-    """The probability in template space (linear), and the mask by the rule of the native grids."""
+    """The probability in template space (linear), and the mask by the rule of the native grids.
+
+    A mask that is no cut of the probability (an ensemble's, by stacking or window) is carried.
+    """
 
     input_spec = _ToTemplateInput
     output_spec = _ToTemplateOutput
@@ -194,10 +198,14 @@ class LesionsToTemplate(SimpleInterface):
         transform = warps.read_transform(self.inputs.transform)
         moved = warps.warp(data, source.affine, template.grid, transform)
         moved = np.clip(moved, 0, 1)
+        cut, threshold = moved, self.inputs.threshold
+        if isdefined(self.inputs.native_mask):
+            mask, source = read(self.inputs.native_mask)
+            cut, threshold = warps.warp(mask, source.affine, template.grid, transform), 0.5
         labels = lesions.segment(
-            moved,
+            cut,
             template.grid.affine,
-            threshold=self.inputs.threshold,
+            threshold=threshold,
             min_volume_mm3=self.inputs.min_volume_mm3,
             connectivity=self.inputs.connectivity,
             inclusive=self.inputs.inclusive,

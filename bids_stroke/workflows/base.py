@@ -13,7 +13,7 @@ from bids_stroke.bids.pairs import Pair
 from bids_stroke.config import TEMPLATES, Config
 from bids_stroke.config import Model as ModelOptions
 from bids_stroke.models.descriptor import Descriptor, OperatingPoint, Preprocessing, brain_weights
-from bids_stroke.models.ensemble import models_of, preprocessings
+from bids_stroke.models.ensemble import Ensemble, models_of, preprocessings
 from bids_stroke.models.members import members_of
 from bids_stroke.workflows.normalize import init_normalize_wf
 from bids_stroke.workflows.outputs import (
@@ -104,7 +104,7 @@ def init_pair_wf(
         threshold=config.model.threshold,
     )
     template = next((s for s in config.processing.output_spaces if s in TEMPLATES), None)
-    normalize_wf = _normalize(config, pair, template, point) if template else None
+    normalize_wf = _normalize(config, pair, template, point, descriptor) if template else None
     reportlets_wf = init_reportlets_wf(
         pair=pair,
         reference=reference,
@@ -163,10 +163,11 @@ def _add_preproc_of_others(
 
 
 def _normalize(
-    config: Config, pair: Pair, template: str, operating_point: OperatingPoint
+    config: Config, pair: Pair, template: str, operating_point: OperatingPoint, model: Descriptor
 ) -> Workflow:
     """Normalisation workflow of a pair."""
     processing = config.processing
+    combined = isinstance(model, Ensemble) and model.combination.method != "mean"
     return init_normalize_wf(
         modalities=pair.modalities,
         template=template,
@@ -176,6 +177,7 @@ def _normalize(
         tract_cutoffs=processing.tract_cutoffs,
         sloppy=processing.sloppy,
         random_seed=processing.random_seed,
+        carry_mask=combined,
     )
 
 

@@ -30,12 +30,14 @@ def init_normalize_wf(
     tract_cutoffs: Sequence[float],
     sloppy: bool,
     random_seed: int,
+    carry_mask: bool = False,
     name: str = "normalize_wf",
 ) -> Workflow:
     """Register the T1w, or the FLAIR where there is none, to a template; tell where lesions are.
 
     The probability is interpolated linearly to the template's grid; there, threshold, connectivity
-    and minimum volume are those of the native grids, in millimetres of the template.
+    and minimum volume are those of the native grids, in millimetres of the template. With
+    ``carry_mask`` the mask is the native one, interpolated and cut at one half.
 
     **Inputs**
         <m>_preproc, <m>_mask, <m>_lesion_mask, <m>_probability, <m>_labels, <m>_table : of the
@@ -52,7 +54,9 @@ def init_normalize_wf(
     """
     workflow = Workflow(name=name)
     source, names = modalities[0].lower(), [m.lower() for m in modalities]
-    workflow.__desc__ = describe_normalization(modalities[0], template, operating_point)
+    workflow.__desc__ = describe_normalization(
+        modalities[0], template, operating_point, carry_mask=carry_mask
+    )
     fields = [f"{source}_{f}" for f in ("preproc", "mask", "lesion_mask", "probability")]
     fields += [f"{n}_{f}" for n in names for f in ("labels", "table")]
     fields += ["t1w_to_flair_xfm"] if len(names) == 2 else []
@@ -123,18 +127,25 @@ def init_normalize_wf(
             (locate, outputnode, [(f"{n}_table", f"{n}_table") for n in names]),
         ]
     )
+    if carry_mask:
+        workflow.connect(inputnode, f"{source}_lesion_mask", to_template, "native_mask")
     if len(names) == 2:
         workflow.connect(inputnode, "t1w_to_flair_xfm", locate, "transform")
     return workflow
 
 
-def describe_normalization(modality: str, template: str, point: OperatingPoint) -> str:
+def describe_normalization(
+    modality: str, template: str, point: OperatingPoint, *, carry_mask: bool = False
+) -> str:
     """Methods text of the normalisation."""
+    cut = f"and cut there at {point.threshold:g}"
+    if carry_mask:
+        cut = "and so was the lesion mask, which was cut there at one half"
     return (
         f"The skull-stripped {modality} was registered to the template {template} by an affine "
         "and a SyN transform [@syn] of ANTs [@ants] (Mattes mutual information on a grid of 2 mm); "
         f"the lesion, grown by {MARGIN_MM:g} mm, was left out of the cost function "
         "[@costfunctionmasking]. The probability map was interpolated linearly to the template's "
-        f"grid and cut there at {point.threshold:g}, without components under "
+        f"grid {cut}, without components under "
         f"{point.min_volume_mm3:g} mm³ of template space. "
     )

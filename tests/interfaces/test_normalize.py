@@ -77,6 +77,19 @@ def test_a_moved_template_comes_back(tmp_path: Path) -> None:
         ) > 0,
     )  # fmt: skip
 
+    # a mask that is no cut of the probability is carried
+    ones = save_image(np.ones(image.shape), affine, tmp_path / "1.nii.gz", dtype=np.float32)
+    carried = LesionsToTemplate(
+        probability=str(ones), native_mask=str(side), transform=made.forward, template=SHIPPED,
+        threshold=0.5, min_volume_mm3=10.0,
+    ).run(cwd=str(_folder(tmp_path / "carried"))).outputs  # fmt: skip
+    assert np.array_equal(load_image(carried.mask).dataobj, mask.dataobj)
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
 
 def _centre(mask: np.ndarray, affine: np.ndarray) -> np.ndarray:
     return (affine @ [*np.argwhere(mask).mean(axis=0), 1.0])[:3][None]

@@ -64,6 +64,13 @@ def test_settings_reach_their_nodes() -> None:
     assert sum(workflow(("T1w",), sloppy=True).get_node("normalize").inputs.syn_iterations) < 10
 
 
+def test_the_mask_of_an_ensemble_is_carried() -> None:
+    assert "native_mask" not in fed(workflow(("T1w",)), "to_template")
+    assert "native_mask" in fed(workflow(("T1w",), carry_mask=True), "to_template")
+    text = normalize.describe_normalization("T1w", SHIPPED, POINT, carry_mask=True)
+    assert "cut there at one half" in text
+
+
 def test_the_methods_text_tells_the_margin_and_the_rule() -> None:
     text = normalize.describe_normalization("T1w", SHIPPED, POINT)
     assert f"{normalization.MARGIN_MM:g} mm" in text
