@@ -414,8 +414,8 @@ def _add_group_level(group: argparse._ArgumentGroup) -> None:
         metavar="FILE",
         nargs="+",
         type=Path,
-        help="ratings as the subject pages export them, of one or several raters; train level: only "
-        "sessions that most raters gave a pass are trained on",
+        help="ratings as the subject pages export them, of one or several raters; train level: "
+        "only sessions that most raters gave a pass are trained on",
     )
     group.add_argument(
         "--exclude-rated",

@@ -1,17 +1,17 @@
 """The train level: check the data, preprocess, split, train, validate, and leave a model."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bids_stroke.cli.train_plan import Plan, groups_of, make_plan
 from bids_stroke.config import Config
 from bids_stroke.errors import (
     BidsStrokeError,
     InputMissing,
-    NothingSelected,
     TryAgain,
     UnusableData,
     UsageError,
@@ -20,32 +20,12 @@ from bids_stroke.errors import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bids_stroke.bids.pairs import Pair
-    from bids_stroke.bids.training_checks import Finding, Reference
+    from bids_stroke.bids.training_checks import Finding
     from bids_stroke.core.splits import Split
     from bids_stroke.models.dataset import Case, Places
-    from bids_stroke.models.descriptor import Descriptor
     from bids_stroke.models.recipe import Recipe
 
 ONE_GROUP = "One group can't be split: training needs two participants at least."
-
-Columns = Mapping[str, Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a training will do: recipe, start, sessions with their references, and the rest."""
-
-    recipe: "Recipe"
-    pretrained: "Descriptor | None"
-    references: "Sequence[Reference]"
-    left_out: Mapping[str, str]
-    columns: Columns
-
-    @property
-    def participants(self) -> list[str]:
-        """All participants, with ``sub-``, sorted."""
-        return sorted({f"sub-{one.pair.subject}" for one in self.references})
 
 
 def run_train(config: Config) -> int:
@@ -83,114 +63,6 @@ def _places(config: Config, recipe: "Recipe") -> "Places":
 
     name = config.training.name or recipe.name
     return Places(config.dataset.output_dir.absolute() / "sourcedata" / "nnunet" / name, name)
-
-
-def make_plan(config: Config) -> Plan:
-    """Recipe, model to start from, and sessions that have all channels and a reference mask."""
-    from bids_stroke.bids.masks import find_reference_masks
-    from bids_stroke.bids.training_checks import choose_reference
-    from bids_stroke.cli import run
-
-    recipe, pretrained = choose_recipe(config)
-    selection = run.select_pairs(config)
-    roots = run.find_reference_roots(config)
-    references, left_out = [], _not_passed(config, selection.pairs)
-    for pair in selection.pairs:
-        if pair.label in left_out:
-            continue
-        if missing := [c for c in recipe.channels if c not in pair.modalities]:
-            left_out[pair.label] = f"it has no {' and no '.join(missing)}"
-            continue
-        masks = find_reference_masks(roots, pair)
-        chosen = choose_reference(pair, masks, recipe.preprocessing.reference)
-        if chosen is None:
-            left_out[pair.label] = "it has no reference mask"
-        else:
-            references.append(chosen)
-    if not references:
-        reasons = ", ".join(sorted(set(left_out.values()))) or "there are no images"
-        raise NothingSelected(f"{config.dataset.bids_dir} has no session to train on: {reasons}.")
-    columns = read_columns(config.dataset.bids_dir)
-    return Plan(recipe, pretrained, references, left_out, columns)
-
-
-def _not_passed(config: Config, pairs: "Iterable[Pair]") -> dict[str, str]:
-    """Sessions that ``--ratings`` keeps from training, by label, with the reason.
-
-    Most raters must have given "pass"; without ratings nothing is left out.
-    """
-    from bids_stroke.bids import ratings
-
-    if not config.group.ratings:
-        return {}
-    given = ratings.by_rater(ratings.read(config.group.ratings))
-    reasons = {}
-    for pair in pairs:
-        run = pair.entities.get("run")
-        by = given.get((pair.subject, pair.session, None if run is None else str(run)), {})
-        level = ratings.consensus(by.values()) if by else None
-        if level != "pass":
-            reasons[pair.label] = f"its rating is {level}" if level else "nobody rated it"
-    return reasons
-
-
-def choose_recipe(config: Config) -> "tuple[Recipe, Descriptor | None]":
-    """Recipe with what the command line changes, and the model that it starts from, if any."""
-    from bids_stroke.models import descriptor, recipe
-    from bids_stroke.models.planning import check_start
-
-    asked = config.training
-    found = recipe.find(asked.recipe)
-    start = asked.pretrained or found.pretrained
-    if found.pretrained_required and not start:
-        raise UsageError(f"The recipe '{found.name}' starts from a model: name it by --pretrained.")
-    chosen = found.with_pretrained(bool(start)).shortened(
-        epochs=asked.epochs, iterations=asked.iterations
-    )
-    if chosen.stages[0].start == "previous":
-        raise UsageError(f"The first stage of the recipe '{found.name}' has none before it.")
-    if not start:
-        return chosen, None
-    if not any(stage.start == "pretrained" for stage in chosen.stages):
-        raise UsageError(f"The recipe '{found.name}' starts from no model: leave --pretrained out.")
-    model = descriptor.find(start, config.model.models_dir)
-    if not descriptor.is_whole(model):
-        raise InputMissing(f"Files of the model '{model.name}' are missing: install it again.")
-    check_start(chosen, model)
-    steps = replace(
-        model.preprocessing,
-        reference=chosen.preprocessing.reference,
-    )
-    return replace(chosen, preprocessing=steps), model
-
-
-def read_columns(bids_dir: Path) -> dict[str, dict[str, str]]:
-    """Rows of participants.tsv by participant; empty without the file."""
-    import csv
-
-    path = bids_dir / "participants.tsv"
-    if not path.is_file():
-        return {}
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        rows = list(csv.DictReader(stream, delimiter="\t"))
-    return {row["participant_id"]: row for row in rows if row.get("participant_id")}
-
-
-def groups_of(pairs: "Iterable[Pair]", columns: Columns, group_by: str | None) -> dict[str, str]:
-    """What stays together, by label: the participant, or the value of a column.
-
-    Raises UsageError for a column that participants.tsv does not have, or not for everyone.
-    """
-    groups = {}
-    for pair in pairs:
-        participant = f"sub-{pair.subject}"
-        value = columns.get(participant, {}).get(group_by) if group_by else participant
-        if value in (None, "", "n/a"):
-            raise UsageError(
-                f"participants.tsv has no '{group_by}' for {participant}: correct it or --group-by."
-            )
-        groups[pair.label] = str(value)
-    return groups
 
 
 # Checks
@@ -286,8 +158,9 @@ def prepare_cases(config: Config, plan: Plan, log_dir: Path) -> "list[Case]":
     """Preprocess all sessions; raises BidsStrokeError, after all ran, when one failed."""
     from bids_stroke.cli import outcome, run
     from bids_stroke.cli.claims import claimed
+    from bids_stroke.core.files import read_json
     from bids_stroke.models.dataset import Case
-    from bids_stroke.workflows.train import case_file, init_cases_wf
+    from bids_stroke.workflows.train import case_file, init_cases_wf, where_file
 
     pairs = [one.pair for one in plan.references]
     groups = groups_of(pairs, plan.columns, config.training.group_by)
@@ -298,6 +171,7 @@ def prepare_cases(config: Config, plan: Plan, log_dir: Path) -> "list[Case]":
         recipe=plan.recipe,
         device=run.resolve_device(config.execution.device),
         log_dir=log_dir,
+        locate=plan.locate,
     )
     labels = run.workflow_labels(pairs)
     steps = _steps(config)
@@ -315,8 +189,12 @@ def prepare_cases(config: Config, plan: Plan, log_dir: Path) -> "list[Case]":
             "--allow-findings."
         )
     bad = {one.label for one in failed}
-    files = [case_file(steps, one) for one in plan.references if one.pair.label not in bad]
-    return [Case(**json.loads(path.read_text(encoding="utf-8"))) for path in files]
+    done = [one for one in plan.references if one.pair.label not in bad]
+    cases = [Case(**read_json(case_file(steps, one))) for one in done]
+    if not plan.locate:
+        return cases
+    where = [read_json(where_file(steps, one)) for one in done]
+    return [replace(case, where=found) for case, found in zip(cases, where, strict=True)]
 
 
 def _steps(config: Config) -> Path:

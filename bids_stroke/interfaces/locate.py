@@ -15,12 +15,13 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from bids_stroke.core import geometry, regions, tracts
+from bids_stroke.core import geometry, normalization, regions, tracts
 from bids_stroke.core.files import atomic_path, load_image, write_json
 from bids_stroke.interfaces.images import read
+from bids_stroke.interfaces.normalize import register_to_template
 from bids_stroke.models import atlases
 from bids_stroke.models.atlases import AtlasSet
-from bids_stroke.models.templates import find_template
+from bids_stroke.models.templates import SHIPPED, find_template
 
 
 class _LocateInput(BaseInterfaceInputSpec):
@@ -92,6 +93,60 @@ class LocateLesions(SimpleInterface):
             points = apply_affine(matrix, points)
         mapped = warps.map_points(points, warps.read_transform(self.inputs.inverse))
         return regions.Voxels(labels[tuple(index.T)].astype(np.int64), mapped)
+
+
+class _ReferenceInput(BaseInterfaceInputSpec):
+    image = File(exists=True, mandatory=True, desc="brain-only image")
+    brain = File(exists=True, mandatory=True, desc="its brain mask, on the same grid")
+    label = File(exists=True, mandatory=True, desc="lesions on the same grid")
+    atlases = traits.Dict(desc="files of the user by name")
+    threshold = traits.Float(0.25, usedefault=True, desc="cut of probability maps")
+    affine_iterations = traits.List(traits.Int, [100, 50, 20], usedefault=True)
+    seed = traits.Int(1, usedefault=True, desc="seed of ANTs")
+
+
+class _ReferenceOutput(TraitedSpec):
+    where = File(desc="JSON: region (a lobe of core.regions) and super_region, or n/a")
+
+
+class LocateReference(SimpleInterface):
+    """Say where most of a session's lesion lies, by an affine registration that does not see it."""
+
+    input_spec = _ReferenceInput
+    output_spec = _ReferenceOutput
+
+    def _run_interface(self, runtime: Any) -> Any:
+        label, grid = read(self.inputs.label)
+        row = self._located(label, grid, Path(runtime.cwd)) if label.any() else {}
+        record = {
+            "region": str(row.get("lobe", regions.NA)),
+            "super_region": str(row.get("super_region", regions.NA)),
+        }
+        self._results["where"] = str(write_json(Path(runtime.cwd) / "where.json", record))
+        return runtime
+
+    def _located(self, label: np.ndarray, grid: geometry.Grid, cwd: Path) -> Any:
+        """The row of ``core.regions.locate`` of all lesions as one."""
+        from bids_stroke.core import warps
+
+        image, brain = read(self.inputs.image)[0], read(self.inputs.brain)[0]
+        _, inverse = register_to_template(
+            find_template(SHIPPED),
+            (image * (brain > 0), grid.affine),
+            normalization.usable(brain, label, grid.affine),
+            prefix=cwd / "template_",
+            affine_iterations=tuple(self.inputs.affine_iterations),
+            syn_iterations=(0, 0, 0),
+            seed=self.inputs.seed,
+        )
+        given = self.inputs.atlases if isdefined(self.inputs.atlases) else {}
+        known = atlases.gather(
+            {name: Path(path) for name, path in given.items()}, threshold=self.inputs.threshold
+        )
+        points = apply_affine(grid.affine, np.argwhere(label > 0))
+        mapped = warps.map_points(points, warps.read_transform(inverse))
+        voxels = regions.Voxels(np.ones(len(mapped), dtype=np.int64), mapped)
+        return regions.locate(voxels, 1, known.tissue, known.columns).iloc[0]
 
 
 def _write(table: pd.DataFrame, path: Path) -> Path:

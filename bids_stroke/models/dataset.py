@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ class Case:
     the network's grid, ``native``, ``native_brain`` and ``truth`` on that of the image ``space`` on
     which the reference was drawn. ``transform`` is an ITK file that takes maps from the network's
     image to ``space``, or empty. ``outside`` is the share of the label outside the brain, and
-    ``contrast`` that of ``core.sides.mirror_contrast`` (None: no answer).
+    ``contrast`` that of ``core.sides.mirror_contrast`` (None: no answer). ``where`` is what
+    ``interfaces.locate.LocateReference`` says of the lesion, where a recipe asks for it.
     """
 
     case: str
@@ -45,6 +46,7 @@ class Case:
     cropped_share: float = 1.0
     outside: float = 0.0
     contrast: float | None = None
+    where: Mapping[str, str] = field(default_factory=dict)
 
     def item(self) -> Item:
         """What splits need to know."""
@@ -127,9 +129,9 @@ def select_cases(
 ) -> list[Case]:
     """Cases that a recipe's rule lets train.
 
-    ``columns`` are the values of participants.tsv by participant, whose columns ``region`` and
-    ``super_region`` say where a lesion lies. Raises UsageError where a rule needs a column that a
-    participant does not have, and where nothing is left.
+    ``columns`` are the values of participants.tsv by participant; its columns ``region`` and
+    ``super_region``, else the case's ``where``, say where a lesion lies. Raises UsageError where a
+    rule needs a column that a participant does not have, and where nothing is left.
     """
     kept = [case for case in cases if case.volume_ml >= rule.min_volume_ml]
     if rule.drop_regions:
@@ -149,7 +151,7 @@ def select_cases(
 
 
 def _column(columns: Mapping[str, Mapping[str, Any]], case: Case, name: str) -> str:
-    value = columns.get(case.participant, {}).get(name)
+    value = columns.get(case.participant, {}).get(name, case.where.get(name))
     if value is None:
         raise UsageError(
             f"The recipe chooses cases by '{name}', but participants.tsv has none for "

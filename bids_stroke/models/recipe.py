@@ -154,7 +154,9 @@ class Cases:
     """Which cases are trained on; validation cases are never left out.
 
     ``min_volume_ml``: smaller lesions (whole mask) are dropped. ``drop_regions`` and
-    ``super_regions``: a case is dropped, or kept, by the region that holds most of its lesion.
+    ``super_regions``: a case is dropped, or kept, by the region that holds most of its lesion, as
+    participants.tsv says in ``region`` and ``super_region``, else a registration to the template
+    (``region`` is then a lobe, cerebellum or brainstem).
     ``where``: values of columns of participants.tsv. ``most``: at most so many cases, by seed.
     """
 

@@ -10,6 +10,7 @@ from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 from bids_stroke import boilerplate
 from bids_stroke.bids.training_checks import Reference
 from bids_stroke.config import Config
+from bids_stroke.interfaces.locate import LocateReference
 from bids_stroke.interfaces.training import (
     CollectModel,
     MakeArrays,
@@ -33,24 +34,29 @@ def init_cases_wf(
     recipe: Recipe,
     device: str,
     log_dir: Path,
+    locate: bool = False,
     name: str = CASES_WF,
 ) -> Workflow:
     """Preprocess all pairs as prediction will, and bring their references to the same grid.
 
     The sub-workflow of a pair has the name and the nodes of the participant level, so what was
-    computed there with equal inputs and settings is not computed again.
+    computed there with equal inputs and settings is not computed again. With ``locate`` each pair
+    is registered to the template as well, to say where its lesion lies.
 
     **Inputs**
         none: the files are those of ``references``
 
     **Outputs**
-        none: each pair's node ``case`` leaves ``case.json`` in its folder (``case_file``)
+        none: each pair's node ``case`` leaves ``case.json`` in its folder (``case_file``), and its
+        node ``where`` leaves ``where.json`` (``where_file``)
     """
     workflow = Workflow(name=name)
     workflow.base_dir = str(config.execution.work_dir.absolute())
     for reference in references:
         group = groups[reference.pair.label]
         pair_wf = _init_case_wf(config, reference, group, recipe, device)
+        if locate:
+            _add_where(pair_wf, reference, config)
         set_crash_folder(pair_wf, log_dir / f"sub-{reference.pair.subject}")
         workflow.add_nodes([pair_wf])
     return workflow
@@ -59,6 +65,34 @@ def init_cases_wf(
 def case_file(steps: Path, reference: Reference) -> Path:
     """Where the node ``case`` of a pair leaves its record; ``steps`` is the graph's base folder."""
     return steps / CASES_WF / reference.pair.workflow_name / "case" / "case.json"
+
+
+def where_file(steps: Path, reference: Reference) -> Path:
+    """Where the node ``where`` of a pair leaves its record; ``steps`` as in ``case_file``."""
+    return steps / CASES_WF / reference.pair.workflow_name / "where" / "where.json"
+
+
+def _add_where(workflow: Workflow, reference: Reference, config: Config) -> None:
+    """Add the node that says where the reference of a pair lies."""
+    processing, modality = config.processing, reference.pair.modalities[0].lower()
+    where = pe.Node(
+        LocateReference(
+            atlases={key: str(path) for key, path in processing.atlases.items()},
+            threshold=processing.atlas_threshold,
+            affine_iterations=[20, 10, 0] if processing.sloppy else [100, 50, 20],
+            seed=processing.random_seed,
+        ),
+        name="where",
+        mem_gb=2.5,
+    )
+    preproc_wf = workflow.get_node("preproc_wf")
+    workflow.connect(
+        [
+            (preproc_wf, where, [(f"outputnode.network_{modality}", "image")]),
+            (preproc_wf, where, [("outputnode.network_mask", "brain")]),
+            (workflow.get_node("case"), where, [("label", "label")]),
+        ]
+    )
 
 
 def _init_case_wf(

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from bids_stroke import config as cfg
-from bids_stroke.cli import run, train
+from bids_stroke.cli import run, train, train_plan
 from bids_stroke.core.files import load_image
 from bids_stroke.errors import InputMissing, NothingSelected, UsageError
 from bids_stroke.models.dataset import Case, Places, write_splits
+from bids_stroke.models.recipe import Recipe, plain
 from tests.tiny_model import write_model
 from tests.training_data import ball, tiny_recipe, write_dataset
 
@@ -24,13 +25,14 @@ def dataset(tmp_path_factory) -> Path:
 @pytest.fixture
 def recipe_file(tmp_path) -> Path:
     """The tiny recipe as a user's file."""
+    return _written(tiny_recipe(), tmp_path)
+
+
+def _written(recipe: Recipe, folder: Path) -> Path:
     import tomli_w
 
-    from bids_stroke.models.recipe import plain
-
-    path = tmp_path / "tiny.toml"
-    table = plain(tiny_recipe())
-    path.write_text(tomli_w.dumps(table), encoding="utf-8")
+    path = folder / "tiny.toml"
+    path.write_text(tomli_w.dumps(plain(recipe)), encoding="utf-8")
     return path
 
 
@@ -63,7 +65,7 @@ def test_the_plan_takes_what_has_all_channels_and_a_mask(dataset, tmp_path, reci
         ("no reference", dataset / "derivatives/manual/sub-02/anat/sub-02_label-L_mask.nii.gz"),
     ):
         hidden = file.rename(file.with_suffix(".hidden"))
-        plan = train.make_plan(_config(dataset, tmp_path, str(recipe_file)))
+        plan = train_plan.make_plan(_config(dataset, tmp_path, str(recipe_file)))
         hidden.rename(file)
         assert len(plan.references) == 3
         assert left_out in next(iter(plan.left_out.values()))
@@ -74,7 +76,7 @@ def test_nothing_to_train_on(tmp_path, recipe_file):
     root = write_dataset(tmp_path / "bids", participants=1)
     next(root.glob("derivatives/manual/sub-01/anat/*")).unlink()
     with pytest.raises(NothingSelected, match="it has no reference mask"):
-        train.make_plan(_config(root, tmp_path, str(recipe_file)))
+        train_plan.make_plan(_config(root, tmp_path, str(recipe_file)))
 
 
 def test_dry_run_tells_what_is_wrong_and_writes_nothing(tmp_path, recipe_file, capsys):
@@ -92,8 +94,10 @@ def test_dry_run_tells_what_is_wrong_and_writes_nothing(tmp_path, recipe_file, c
 
 def test_recipes_and_models_must_go_together(dataset, tmp_path, recipe_file):
     with pytest.raises(UsageError, match="starts from no model"):
-        train.choose_recipe(_config(dataset, tmp_path, str(recipe_file), pretrained="embedded"))
-    recipe, model = train.choose_recipe(
+        train_plan.choose_recipe(
+            _config(dataset, tmp_path, str(recipe_file), pretrained="embedded")
+        )
+    recipe, model = train_plan.choose_recipe(
         _config(dataset, tmp_path, "default", pretrained="embedded", epochs=2)
     )
     assert model is not None and recipe.preprocessing.steps == model.preprocessing.steps
@@ -121,12 +125,12 @@ def test_a_network_that_a_recipe_can_not_go_on_from(dataset, tmp_path, recipe, n
         table["configurations"]["2d"] = table["configurations"].pop("3d_fullres")
     plans.write_text(json.dumps(table))
     with pytest.raises(UsageError, match=said):
-        train.choose_recipe(_config(dataset, tmp_path, recipe, pretrained=str(model)))
+        train_plan.choose_recipe(_config(dataset, tmp_path, recipe, pretrained=str(model)))
 
 
 def test_a_model_without_network_is_no_start(dataset, tmp_path):
     with pytest.raises(UsageError, match="'lesiongnb' is none"):
-        train.choose_recipe(_config(dataset, tmp_path, "default", pretrained="lesiongnb"))
+        train_plan.choose_recipe(_config(dataset, tmp_path, "default", pretrained="lesiongnb"))
 
 
 def test_only_what_most_raters_passed_is_trained_on(dataset, tmp_path, recipe_file):
@@ -137,28 +141,58 @@ def test_only_what_most_raters_passed_is_trained_on(dataset, tmp_path, recipe_fi
     file = tmp_path / "ratings.tsv"
     file.write_text("\n".join(rows) + "\n")
     config = replace(_config(dataset, tmp_path, str(recipe_file)), group=cfg.Group(ratings=(file,)))
-    plan = train.make_plan(config)
+    plan = train_plan.make_plan(config)
     assert plan.participants == ["sub-01", "sub-03"]
     assert plan.left_out == {"sub-02": "its rating is fail", "sub-04": "nobody rated it"}
     file.write_text("\n".join(rows[:1] + [rows[3], rows[5]]) + "\n")
     with pytest.raises(NothingSelected, match="nobody rated it"):
-        train.make_plan(config)
+        train_plan.make_plan(config)
+
+
+@pytest.mark.parametrize(
+    ("cases", "columns", "locate"),
+    [
+        ({}, {}, False),
+        ({"drop_regions": ["cerebellum"]}, {}, True),
+        ({"drop_regions": ["cerebellum"]}, {"region": "frontal"}, False),
+        ({"super_regions": ["R2"]}, {"region": "frontal"}, True),
+        ({"super_regions": ["R2"]}, {"super_region": "R2"}, False),
+    ],
+)
+def test_lesions_are_located_where_a_rule_asks_and_no_column_says_it(
+    dataset, tmp_path, monkeypatch, cases, columns, locate
+):
+    monkeypatch.setattr("bids_stroke.models.atlases.find_spec", lambda name: name)
+    config = _config(dataset, tmp_path, "default")
+    recipe = tiny_recipe(stages=[{"name": "first"}, {"start": "previous", "cases": cases}])
+    found = train_plan.make_plan(_config(dataset, tmp_path, str(_written(recipe, tmp_path))))
+    known = dict.fromkeys(found.participants, columns)
+    plan = replace(found, recipe=recipe, columns=known)
+    assert found.locate is bool(cases)
+    assert train_plan._must_locate(config, plan) is locate
+    monkeypatch.setattr("bids_stroke.models.atlases.find_spec", lambda name: None)
+    if locate and "super_regions" in cases:
+        with pytest.raises(UsageError, match="--atlas super_region=FILE"):
+            train_plan._must_locate(config, plan)
+    asks_more = replace(plan, recipe=tiny_recipe(cases={"where": {"training_set": "large"}}))
+    with pytest.raises(UsageError, match="by 'training_set', but participants.tsv has no"):
+        train_plan._must_locate(config, asks_more)
 
 
 def test_groups(dataset):
     from bids_stroke.bids.pairs import Pair
 
     pairs = [Pair(subject=s, t1w=Path("x"), entities={"subject": s}) for s in ("01", "02")]
-    columns = train.read_columns(dataset)
-    assert train.groups_of(pairs, columns, None) == {"sub-01": "sub-01", "sub-02": "sub-02"}
-    assert train.groups_of(pairs, columns, "centre") == {"sub-01": "B", "sub-02": "A"}
+    columns = train_plan.read_columns(dataset)
+    assert train_plan.groups_of(pairs, columns, None) == {"sub-01": "sub-01", "sub-02": "sub-02"}
+    assert train_plan.groups_of(pairs, columns, "centre") == {"sub-01": "B", "sub-02": "A"}
     with pytest.raises(UsageError, match="no 'scanner' for sub-01"):
-        train.groups_of(pairs, columns, "scanner")
+        train_plan.groups_of(pairs, columns, "scanner")
 
 
 def test_splits_are_balanced_reused_and_those_of_a_file(dataset, tmp_path, recipe_file, capsys):
     config = _config(dataset, tmp_path, str(recipe_file))
-    plan = train.Plan(tiny_recipe(), None, [], {}, {})
+    plan = train_plan.Plan(tiny_recipe(), None, [], {}, {})
     places = Places(tmp_path / "tiny", "tiny")
     cases = [_case(number) for number in range(1, 7)]
     splits = train.make_splits(config, plan, cases, places)
@@ -182,7 +216,7 @@ def test_splits_are_balanced_reused_and_those_of_a_file(dataset, tmp_path, recip
 
 def test_few_groups_make_few_folds(dataset, tmp_path, recipe_file, capsys):
     config = _config(dataset, tmp_path, str(recipe_file))
-    plan = train.Plan(tiny_recipe(folds={"count": 5}), None, [], {}, {})
+    plan = train_plan.Plan(tiny_recipe(folds={"count": 5}), None, [], {}, {})
     places = Places(tmp_path / "tiny", "tiny")
     centres = [_case(1, "A"), _case(2, "A"), _case(3, "B")]
     assert len(train.make_splits(config, plan, centres, places)) == 2
@@ -203,7 +237,7 @@ def test_folds_that_are_asked_for(dataset, tmp_path, recipe_file):
 
 def test_a_model_that_was_begun_otherwise_is_not_gone_on_with(tmp_path):
     places = Places(tmp_path / "tiny", "tiny")
-    plan = train.Plan(tiny_recipe(), None, [], {}, {})
+    plan = train_plan.Plan(tiny_recipe(), None, [], {}, {})
     train._check_settings(places, plan, [], [])
     more_folds = replace(plan, recipe=tiny_recipe(folds={"count": 2, "train": [1]}))
     train._check_settings(places, more_folds, [], [])
@@ -217,7 +251,7 @@ def test_a_whole_training_leaves_a_model_that_participant_runs(dataset, tmp_path
     arguments = [str(dataset), str(tmp_path / "out")]
     places = ["-w", str(tmp_path / "work"), "--brain-extraction", "skip", "--nprocs", "2"]
     places += ["--omp-nthreads", "1", "--device", "cpu"]
-    given = [*arguments, "train", "--recipe", str(recipe_file), "--epochs", "30", *places]
+    given = [*arguments, "train", "--recipe", str(recipe_file), "--epochs", "8", *places]
     assert run.main(given) == 0
     out = tmp_path / "out"
     header, *rows = (out / "group_metrics.tsv").read_text().splitlines()
