@@ -21,6 +21,8 @@ ONE_SIDED = 0.9
 """Share of a lesion's voxels on one side from which on it belongs to that hemisphere."""
 CORTICAL_SHARE = 0.05
 """Share of a lesion's voxels in cortex from which on it is cortical."""
+INSIDE_SHARE = 0.1
+"""Share of a lesion's voxels that an atlas must know, or else it has no name for the lesion."""
 VENTRICLE_DEPTH_MM = 12.0
 NA = "n/a"
 
@@ -156,32 +158,39 @@ def counts(voxels: Voxels, labels: np.ndarray, count: int, regions: int) -> np.n
 
 
 def main_region(voxels: Voxels, atlas: Atlas, count: int) -> list[str]:
-    """Name of the region that holds most voxels of each lesion; ``n/a`` where none holds any.
+    """Name of the region that holds most voxels of each lesion.
 
-    Of equally large shares the region with the lower number wins.
+    Of equally large shares the region with the lower number wins. A lesion of which less than a
+    tenth lies in the atlas has none (``n/a``): a fringe does not tell where the rest is.
     """
     table = counts(voxels, atlas.at(voxels.points), count, max(atlas.names, default=0))
-    table[:, 0] = 0
-    best = table.argmax(axis=1)
+    inside = _inside(table)
+    best = table[:, 1:].argmax(axis=1) + 1 if table.shape[1] > 1 else np.zeros(count, int)
     return [
-        atlas.names.get(int(b), NA) if row[b] else NA for b, row in zip(best, table, strict=True)
+        atlas.names.get(int(b), NA) if known else NA for b, known in zip(best, inside, strict=True)
     ]
+
+
+def _inside(table: np.ndarray) -> np.ndarray:
+    """Which lesions lie in an atlas by at least ``INSIDE_SHARE`` of their voxels (``counts``)."""
+    known = table[:, 1:].sum(axis=1)
+    return (known > 0) & (known >= INSIDE_SHARE * table.sum(axis=1))
 
 
 def depths(voxels: Voxels, tissue: Atlas, count: int) -> list[str]:
     """``cortical``, ``deep`` or ``infratentorial`` for each lesion, by ``tissue_atlas``.
 
     Infratentorial where most of it lies in cerebellum or brainstem; cortical where at least 5 % of
-    it is cortex; else deep.
+    it is cortex; else deep; ``n/a`` where less than a tenth of it lies in the template's brain.
     """
     table = counts(voxels, tissue.at(voxels.points), count, max(TISSUE))
     total = np.maximum(table.sum(axis=1), 1)
     below = table[:, _CEREBELLUM : _BRAINSTEM + 1].sum(axis=1) / total
     cortex = table[:, _CORTEX : _CORTEX + 2].sum(axis=1) / total
-    return [
-        "infratentorial" if b > 0.5 else "cortical" if c >= CORTICAL_SHARE else "deep"
-        for b, c in zip(below, cortex, strict=True)
-    ]
+    found = np.select(
+        [below > 0.5, cortex >= CORTICAL_SHARE], ["infratentorial", "cortical"], "deep"
+    )
+    return [str(name) for name in np.where(_inside(table), found, NA)]
 
 
 def ventricle_distances(voxels: Voxels, tissue: Atlas, count: int) -> list[float]:
@@ -197,10 +206,11 @@ COLUMNS = {
     "hemisphere": "Hemisphere that holds at least 90 % of the lesion, else both; by x = 0 of the "
     "template.",
     "lobe": "Lobe, or insula, cingulate, deep grey matter, cerebellum, brainstem, that holds most "
-    "of the lesion; without an atlas of lobes only cerebellum and brainstem are told.",
+    "of the lesion; without an atlas of lobes only cerebellum and brainstem are told; n/a where "
+    "less than a tenth of the lesion lies in the atlas (so in all columns of regions).",
     "region": "Region of the anatomical atlas that holds most of the lesion.",
     "depth": "infratentorial: mostly in cerebellum or brainstem; cortical: at least 5 % in "
-    "cerebral cortex; else deep.",
+    "cerebral cortex; else deep; n/a where less than a tenth lies in the template's brain.",
     "super_region": "Super-region R1 to R4 of Mohapatra et al. that holds most of the lesion: R1 "
     "inferior frontal and deep grey matter, R2 cerebellum and brainstem, R3 superior frontal, "
     "occipital and parietal, R4 temporal, limbic and fronto-mesial.",

@@ -52,6 +52,20 @@ def test_a_lesion_outside_the_atlas_has_no_region() -> None:
     assert regions.main_region(voxels, random_atlas(0), 1) == ["n/a"]
 
 
+@pytest.mark.parametrize(("inside", "name"), [(9, "n/a"), (10, "one")])
+def test_a_fringe_in_an_atlas_does_not_name_a_lesion(inside: int, name: str) -> None:
+    atlas = Atlas("a", np.ones((2, 2, 2), np.int32), np.eye(4), NAMES)
+    points = np.full((100, 3), 500.0)
+    points[:inside] = 0
+    voxels = Voxels(np.ones(100, dtype=int), points)
+    assert regions.main_region(voxels, atlas, 1) == [name]
+
+
+def test_a_lesion_outside_the_brain_has_no_depth(tissue: Atlas) -> None:
+    voxels = Voxels(np.array([1, 2]), np.array([[0.0, 0, 500], [25, -60, -40]]))
+    assert regions.depths(voxels, tissue, 2) == ["n/a", "infratentorial"]
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10**6))
 def test_shares_equal_a_groupby(seed: int) -> None:
