@@ -1,6 +1,6 @@
 # One word each. Everything runs in an environment of its own, .venv; nothing else is touched.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint clean
+.PHONY: help demo test test-all lint audit image image-archive image-test clean
 
 PYTHON ?= python3.11
 ifeq ($(shell command -v $(PYTHON)),)
@@ -41,6 +41,24 @@ lint: .venv/installed-test  ## style, types and layers
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy bids_stroke
 	$(BIN)/lint-imports --config setup.cfg
+
+audit: .venv/installed-test  ## known faults of the pinned versions (asks the index's database), and of our sources
+	$(PIP) pip-audit
+	$(BIN)/pip-audit --strict --no-deps --disable-pip --progress-spinner off --requirement constraints.txt
+	$(BIN)/bandit --quiet --recursive bids_stroke
+
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' bids_stroke/__init__.py)
+IMAGE ?= bids_stroke:$(VERSION)
+ENGINE ?= docker
+
+image:  ## the container image, by ENGINE=docker (or podman)
+	$(ENGINE) build --build-arg VERSION=$(VERSION) --tag $(IMAGE) .
+
+image-archive: image  ## the image as bids_stroke.tar, which Apptainer converts
+	$(ENGINE) save --output bids_stroke.tar $(IMAGE)
+
+image-test: .venv/installed-test  ## build the image without Docker (root on Debian) and run it in every way
+	$(BIN)/python -m pytest -m slow tests/test_image.py
 
 clean:  ## remove the environment and the demonstration
 	rm -rf .venv $(DEMO)
