@@ -330,8 +330,16 @@ def models_folder(given: Path | None = None) -> Path:
         return Path(given)
     if named := os.environ.get(STORE_VARIABLE):
         return Path(named)
-    data_home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    data_home = os.environ.get("XDG_DATA_HOME") or _home() / ".local" / "share"
     return Path(data_home) / "bids_stroke" / "models"
+
+
+def _home() -> Path:
+    """The user's home; the root folder for a user that has a number only, as in containers."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path("/")
 
 
 def known() -> list[Descriptor]:

@@ -1,5 +1,6 @@
 """Descriptors: what they hold, what is refused, and how a model is chosen."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -203,6 +204,13 @@ def test_the_store_is_the_flag_the_variable_or_the_data_of_the_user(
     monkeypatch.delenv("XDG_DATA_HOME")
     monkeypatch.setattr(Path, "home", lambda: Path("/home/me"))
     assert descriptor.models_folder() == Path("/home/me/.local/share/bids_stroke/models")
+
+
+def test_a_store_of_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "XDG_DATA_HOME", descriptor.STORE_VARIABLE):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 54321)  # not among the users
+    assert descriptor.models_folder() == Path("/.local/share/bids_stroke/models")
 
 
 def test_models_of_the_variable_are_installed(
