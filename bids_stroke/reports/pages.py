@@ -3,6 +3,7 @@
 from base64 import b64encode
 from datetime import datetime
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,28 @@ from bids_stroke.core.files import write_text
 MEDIA = {".webp": "image/webp", ".png": "image/png", ".svg": "image/svg+xml"}
 
 
-def data_uri(path: Path) -> str:
-    """A figure as an address that holds its content."""
-    content = b64encode(path.read_bytes()).decode("ascii")
-    return f"data:{MEDIA[path.suffix]};base64,{content}"
+def data_uri(path: Path, share: float = 1.0) -> str:
+    """A figure as an address that holds its content, in at most ``share`` of its bytes."""
+    if share < 1 and path.suffix != ".svg":
+        return _address("image/webp", _smaller(path, share))
+    return _address(MEDIA[path.suffix], path.read_bytes())
+
+
+def _address(media: str, content: bytes) -> str:
+    return f"data:{media};base64,{b64encode(content).decode('ascii')}"
+
+
+def _smaller(path: Path, share: float) -> bytes:
+    """A picture as WebP in at most ``share`` of its bytes, by fewer pixels; not under 300 wide."""
+    wanted, scale = path.stat().st_size * share, min(share**0.5, 1.0)
+    with Image.open(path) as image:
+        while True:
+            size = max(round(image.width * scale), 300), max(round(image.height * scale), 1)
+            buffer = BytesIO()
+            image.resize(size, Image.Resampling.LANCZOS).save(buffer, "WEBP", quality=66)
+            if buffer.tell() <= wanted or size[0] <= 300:
+                return buffer.getvalue()
+            scale *= 0.85
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -60,12 +79,13 @@ def _environment() -> Environment:
 
 def asset(name: str) -> Markup:
     """Style, script or text of the package, put into the page unchanged."""
-    return Markup(data.path("templates", name).read_text(encoding="utf-8"))  # noqa: S704
+    text = data.path("templates", name).read_text(encoding="utf-8")
+    return Markup(text)  # noqa: S704 # nosec B704 # a file of ours
 
 
 def fragment(template: str, **values: Any) -> Markup:
     """Fill a template of ``data/templates`` that is a part of a page."""
-    return Markup(_environment().get_template(template).render(**values))  # noqa: S704
+    return Markup(_environment().get_template(template).render(**values))  # noqa: S704 # nosec B704
 
 
 def render(template: str, path: Path, **values: Any) -> Path:

@@ -48,17 +48,23 @@ MORE_COLUMNS = {
 ONE_SIDED = 0.9
 PAGE_BYTES = 14_000_000
 LIBRARY_BYTES = 2_700_000
-LEAST_BYTES = 400_000
+LEAST_BYTES = 300_000
+"""Less is no picture of a brain: the viewers of so many sessions link their images."""
+PICTURES_SHARE = 0.7
+"""Of the page, without the library: at most so much is for the pictures, the rest for viewers."""
 
 
 def _side(table: pd.DataFrame) -> str:
-    """Where the lesion volume lies, in a few words."""
-    if table.empty or "side" not in table:
+    """Where the lesion volume lies, in a few words: by the template where the table tells it."""
+    by = "hemisphere" if "hemisphere" in table else "side"
+    if table.empty or by not in table:
         return ""
-    volume = table.groupby("side")["volume_mm3"].sum()
+    volume = table.groupby(by)["volume_mm3"].sum()
     share = volume / volume.sum()
     main = str(share.idxmax())
     place = {"left": "in the left hemisphere", "right": "in the right hemisphere"}
+    if main == "both":
+        return "in both hemispheres"
     where = place.get(main, "near the midline")
     return where if share.max() >= ONE_SIDED else f"mostly {where} ({share.max():.0%})"
 
@@ -267,17 +273,34 @@ def _generated_by(output_dir: Path) -> list[Mapping[str, Any]]:
     return read_json(path).get("GeneratedBy", []) if path.is_file() else []
 
 
+def changes_of(output_dir: Path, subject: str) -> list[dict[str, Any]]:
+    """Rows of a participant in ``group_longitudinal.tsv``, where a group run has left one."""
+    path = output_dir / "group_longitudinal.tsv"
+    if not path.is_file():
+        return []
+    names = dict.fromkeys(("participant_id", "session_before", "session_after"), str)
+    table = pd.read_csv(path, sep="\t", na_values="n/a", dtype=names).astype(object)
+    own = table[table["participant_id"] == f"sub-{subject}"]
+    return own.where(own.notna(), None).to_dict("records")
+
+
 def _citation(output_dir: Path, suffix: str) -> str:
     """Text of ``logs/CITATION.*`` of the last run; empty where there is none."""
     path = output_dir / "logs" / f"CITATION{suffix}"
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
-def _bytes_for_images(found: Sequence[Session]) -> int:
-    """Bytes that the images of one session may take, so that the page stays under its limit."""
-    figures = sum(path.stat().st_size for s in found for path in s.figures.values()) * 4 // 3
-    left = (PAGE_BYTES - LIBRARY_BYTES - figures) // max(len(found), 1)
-    return min(max(left, LEAST_BYTES), MAX_BYTES)
+def _budget(found: Sequence[Session]) -> tuple[float, int]:
+    """Share of their bytes that pictures keep, and bytes for the images of one session's viewer.
+
+    Both so that the page stays under its limit, however many sessions it has; 0 bytes where there
+    is no room for images.
+    """
+    figures = sum(path.stat().st_size for s in found for path in s.figures.values()) * 4 / 3
+    room = PAGE_BYTES - LIBRARY_BYTES
+    share = min(PICTURES_SHARE * room / max(figures, 1), 1.0)
+    left = int(room - share * figures) // max(len(found), 1)
+    return share, min(left, MAX_BYTES) if left >= LEAST_BYTES else 0
 
 
 def write_participant_report(
@@ -289,12 +312,14 @@ def write_participant_report(
     crash files and times in ``log_dir`` (default: the newest folder in ``logs``). ``subject`` may
     have its ``sub-``. Reduced images are written into the page, so that it stays under 15 MB;
     ``linked`` leaves them out and links the full files. The pages of the models are written beside
-    it. Returns the path of the page.
+    it. Many sessions have smaller pictures, and from about a dozen on linked images. Returns the
+    path of the page.
     """
     output_dir, subject = Path(output_dir), subject.removeprefix("sub-")
     log_dir = log_dir or collect.newest_log(output_dir)
     found, failed = collect.sessions(output_dir, subject), collect.failures(log_dir, subject)
-    max_bytes = _bytes_for_images(found)
+    share, max_bytes = _budget(found)
+    linked = linked or not max_bytes
     sections = [
         _section(
             s,
@@ -313,6 +338,8 @@ def write_participant_report(
         output_dir / f"sub-{subject}.html",
         subject=subject,
         sections=sections,
+        share=share,
+        changes=changes_of(output_dir, subject),
         levels=LEVELS,
         failures=[f for f in failed if not any(collect.belongs(f, s.label) for s in found)],
         methods=methods_html(_citation(output_dir, ".md"), level=3),

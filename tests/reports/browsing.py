@@ -18,6 +18,9 @@ SOFTWARE_GL = (
 NO_GL = ("--disable-gpu", "--disable-3d-apis")
 
 
+SERIOUS = ("serious", "critical")
+
+
 @contextmanager
 def chromium(playwright: Any, *arguments: str) -> Iterator[Any]:
     """The system's Chromium, driven by Playwright; skips the test where there is none."""
@@ -48,3 +51,38 @@ class Visit:
 
     def __exit__(self, *_: object) -> None:
         self.context.close()
+
+
+def serious_findings(page: Any) -> dict[str, list[str]]:
+    """What axe-core 4 (MPL-2.0, in axe-playwright-python) finds serious, by its rule.
+
+    Also what only WebGL would show is looked at.
+    """
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    page.evaluate("document.querySelectorAll('[hidden]').forEach((e) => { e.hidden = false; })")
+    return {
+        found["id"]: [node["html"] for node in found["nodes"]]
+        for found in axe.run(page).response["violations"]
+        if found["impact"] in SERIOUS
+    }
+
+
+def unreached(page: Any) -> list[str]:
+    """Visible controls that the Tab key does not come to; of a group of radios one counts."""
+    page.evaluate(
+        """() => {
+          const radio = (e) => e.type === "radio";
+          const seen = (e) => e.offsetParent !== null && !e.disabled;
+          const kinds = "button,input,select,textarea,summary,a[href]";
+          window.wanted = [...document.querySelectorAll(kinds)]
+            .filter((e) => seen(e) && (!radio(e) || e.checked) && !e.closest("svg"));
+          document.body.tabIndex = -1;
+          document.body.focus();
+          window.reached = new Set();
+        }"""
+    )
+    for _ in range(page.evaluate("document.querySelectorAll('*').length")):
+        page.keyboard.press("Tab")
+        if page.evaluate("reached.size === reached.add(document.activeElement).size"):
+            break
+    return page.evaluate("wanted.filter((e) => !reached.has(e)).map((e) => e.outerHTML)")

@@ -13,7 +13,7 @@ from bids_stroke.bids.masks import reference_roots
 from bids_stroke.config import Group
 from bids_stroke.reports.group import write_group
 from tests.reports import cohorts
-from tests.reports.browsing import Visit
+from tests.reports.browsing import Visit, serious_findings, unreached
 from tests.reports.cohorts import block
 from tests.reports.fake import CRASH
 from tests.reports.test_cohort import rating_file
@@ -69,6 +69,18 @@ def test_page_is_whole_and_offline(browser: Any, page: Path, width: str, scheme:
         assert visit.page.locator("h2#ratings").is_visible()
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", ["desktop", "phone"])
+def test_axe_finds_nothing_serious(browser: Any, page: Path, width: str, scheme: str) -> None:
+    with Visit(browser, page, width, color_scheme=scheme) as visit:
+        assert serious_findings(visit.page) == {}
+
+
+def test_the_keyboard_comes_to_every_control(browser: Any, page: Path) -> None:
+    with Visit(browser, page, "desktop") as visit:
+        assert unreached(visit.page) == []
+
+
 def test_pages_of_the_table(browser: Any, page: Path) -> None:
     with Visit(browser, page, "desktop") as visit:
         assert len(shown(visit)) == 50
@@ -78,8 +90,11 @@ def test_pages_of_the_table(browser: Any, page: Path) -> None:
         visit.page.locator("#last").click()
         assert len(shown(visit)) == 20
         assert visit.page.locator("#next").is_disabled()
+        visit.page.locator("#previous").click()
+        assert shown(visit)[0] == "sub-050"
         visit.page.locator("#first").click()
         assert shown(visit)[0] == "sub-000"
+        assert visit.page.locator("#previous").is_disabled()
 
 
 def test_sorting_takes_all_rows_not_the_page(browser: Any, page: Path) -> None:

@@ -1,10 +1,14 @@
 """The page of a participant: what it says, and that nothing on it points elsewhere."""
 
 import re
+from base64 import b64decode
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from bids_stroke.core.crashes import read_crash
 from bids_stroke.reports import collect, pages, participant, viewer
@@ -119,6 +123,13 @@ def test_side_in_words(volumes: dict[str, float], words: str) -> None:
     assert participant._side(table) == words
 
 
+def test_the_template_tells_the_side_better_than_the_scanner() -> None:
+    table = pd.DataFrame(
+        {"side": ["right", "left"], "hemisphere": ["both", "left"], "volume_mm3": [60.0, 40.0]}
+    )
+    assert participant._side(table) == "in both hemispheres"
+
+
 def test_numbers_in_words() -> None:
     assert [pages.millilitres(v) for v in (12.34, 1.234, 0.0123, 0)] == [
         "12.3 mL",
@@ -133,3 +144,46 @@ def test_times_add_up_by_step(outputs: Path) -> None:
     log = collect.newest_log(outputs)
     assert collect.timing(log)["sub-01_ses-1"] == {"brain_extraction": 12.5, "segmentation": 80.0}
     assert collect.timing(None) == {}
+
+
+def noise(path: Path, seed: int = 0) -> Path:
+    pixels = np.random.default_rng(seed).integers(0, 255, (300, 660, 3), np.uint8)
+    Image.fromarray(pixels).save(path, quality=90)
+    return path
+
+
+@pytest.mark.parametrize("share", [0.7, 0.2])
+def test_a_picture_keeps_its_share_of_bytes(tmp_path: Path, share: float) -> None:
+    path = noise(tmp_path / "a.webp")
+    content = b64decode(pages.data_uri(path, share).partition(",")[2])
+    assert len(content) <= share * path.stat().st_size
+    assert b64decode(pages.data_uri(path).partition(",")[2]) == path.read_bytes()
+
+
+@pytest.mark.parametrize("sessions", [1, 3, 8, 40])
+def test_the_budget_of_a_page_is_kept(tmp_path: Path, sessions: int) -> None:
+    path = noise(tmp_path / "a.webp")
+    drawn = 3_000_000 // path.stat().st_size
+    session = SimpleNamespace(figures=dict.fromkeys(range(drawn), path))
+    share, max_bytes = participant._budget([session] * sessions)
+    pictures = share * drawn * path.stat().st_size * 4 / 3
+    assert sessions * (pictures + max_bytes) <= participant.PAGE_BYTES - participant.LIBRARY_BYTES
+    assert (max_bytes == 0) == (sessions == 40)
+
+
+def test_change_over_time_is_shown_when_the_group_level_has_told_it(tmp_path: Path) -> None:
+    fake.write_session(tmp_path, {"subject": "01", "session": "02"}, ("T1w",), count=1)
+    write = participant.write_participant_report
+    assert "Change over time" not in write(tmp_path, "01").read_text(encoding="utf-8")
+    names = "session_before session_after volume_before_ml volume_after_ml change_ml beyond_noise "
+    names += "noise_floor_ml n_new new_ml n_resolved resolved_ml n_grown n_shrunken n_stable "
+    columns = ["participant_id", *names.split(), "brain_overlap_dice", "flags"]
+    rows = [
+        ["sub-01", "ses-01", "ses-02", 2.3, 6.9, 4.6, True, 0.4, 2, 2.9, 3, 0.3, 1, 0, 1, 0.98],
+        ["sub-02", "ses-01", "ses-02", 7.77, 1, 1, True, 1, 1, 1, 1, 1, 1, 1, 1, 1],
+    ]
+    table = pd.DataFrame([[*row, None] for row in rows], columns=columns)
+    table.to_csv(tmp_path / "group_longitudinal.tsv", sep="\t", index=False, na_rep="n/a")
+    html = write(tmp_path, "01").read_text(encoding="utf-8")
+    assert "<td>ses-01</td><td>ses-02</td><td>2.30</td><td>6.90</td><td>+4.60" in html
+    assert "Dice of the brains 0.98" in html and "7.77" not in html

@@ -8,7 +8,7 @@ import pytest
 from bids_stroke.bids import ratings
 from bids_stroke.core.files import read_json
 from tests.reports import fake
-from tests.reports.browsing import Visit
+from tests.reports.browsing import Visit, serious_findings, unreached
 
 
 def test_a_rating_is_kept_and_exported(browser: Any, outputs: Path, tmp_path: Path) -> None:
@@ -79,9 +79,6 @@ def test_methods_are_copied(browser: Any, outputs: Path) -> None:
         assert visit.page.evaluate("navigator.clipboard.readText()").startswith("@misc{a,")
 
 
-SERIOUS = ("serious", "critical")
-
-
 @pytest.mark.parametrize("width", ["desktop", "phone"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(
@@ -90,14 +87,41 @@ SERIOUS = ("serious", "critical")
 def test_axe_finds_nothing_serious(
     browser: Any, outputs: Path, name: str, scheme: str, width: str
 ) -> None:
-    """axe-core 4 (MPL-2.0, in axe-playwright-python); also what WebGL would show is looked at."""
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     with Visit(browser, outputs / name, width, color_scheme=scheme) as visit:
-        visit.page.evaluate(
-            "document.querySelectorAll('[hidden]').forEach((e) => { e.hidden = false; })"
-        )
-        found = axe.run(visit.page).response["violations"]
-        serious = {
-            v["id"]: [node["html"] for node in v["nodes"]] for v in found if v["impact"] in SERIOUS
-        }
-        assert serious == {}
+        assert serious_findings(visit.page) == {}
+
+
+def test_the_keyboard_comes_to_every_control(browser: Any, outputs: Path) -> None:
+    with Visit(browser, outputs / "sub-02.html", "desktop") as visit:
+        assert unreached(visit.page) == []
+
+
+def test_what_can_be_rated_can_be_rated_by_keyboard(browser: Any, outputs: Path) -> None:
+    with Visit(browser, outputs / "sub-02.html", "desktop", accept_downloads=True) as visit:
+        page = visit.page
+        page.get_by_label("Rater").focus()
+        page.keyboard.type("AB")
+        page.keyboard.press("Tab")
+        page.keyboard.press("Space")
+        page.keyboard.press("ArrowRight")
+        assert page.get_by_role("radio", name="Doubtful").is_checked()
+        page.get_by_role("button", name="Save the table").focus()
+        with page.expect_download() as waiting:
+            page.keyboard.press("Enter")
+        assert waiting.value.suggested_filename == "sub-02_desc-AB_ratings.tsv"
+
+
+def test_every_flicker_shows_its_first_two_in_turn(browser: Any, outputs: Path) -> None:
+    with Visit(browser, outputs / "sub-01.html", "desktop") as visit:
+        buttons = visit.page.locator("article").first.locator(".views > .flicker")
+        names = [b.locator("..").locator("legend").inner_text() for b in buttons.all()]
+        assert names == ["Lesions", "Registration"] + [
+            f"Bias correction of {m}" for m in ("T1w", "FLAIR")
+        ]
+        for button in buttons.all():
+            pictures = button.locator("..").locator("figure")
+            first = pictures.nth(0).is_visible()
+            button.click()
+            pictures.nth(0).wait_for(state="hidden" if first else "visible", timeout=3000)
+            button.click()
+            assert button.get_attribute("aria-pressed") == "false"
