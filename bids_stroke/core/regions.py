@@ -151,6 +151,13 @@ def hemispheres(voxels: Voxels, count: int) -> list[str]:
     return ["left" if s >= ONE_SIDED else "right" if s <= 1 - ONE_SIDED else "both" for s in share]
 
 
+def hemisphere(voxels: Voxels) -> str:
+    """Hemisphere of all lesions as one; ``n/a`` without any."""
+    if not len(voxels.lesion):
+        return NA
+    return hemispheres(Voxels(np.ones_like(voxels.lesion), voxels.points), 1)[0]
+
+
 def counts(voxels: Voxels, labels: np.ndarray, count: int, regions: int) -> np.ndarray:
     """Voxels of each lesion in each region, as an array [count, regions + 1]; column 0 is none."""
     flat = (voxels.lesion - 1) * (regions + 1) + labels

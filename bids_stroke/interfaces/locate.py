@@ -58,36 +58,38 @@ class LocateLesions(SimpleInterface):
         known = atlases.gather(
             {name: Path(path) for name, path in given.items()}, threshold=self.inputs.threshold
         )
-        located = {}
+        located, voxels = {}, {}
         for modality in ("t1w", "flair"):
             if isdefined(getattr(self.inputs, f"{modality}_table")):
-                located[modality] = self._located(modality, known)
+                voxels[modality] = self._voxels(modality)
+                located[modality] = self._located(modality, voxels[modality], known)
                 path = _write(located[modality], cwd / f"{modality}.tsv")
                 self._results[f"{modality}_table"] = str(path)
         mask, grid = read(self.inputs.mask)
         brain = find_template(self.inputs.template).brain
         table = region_table(mask, grid, brain, known, tuple(self.inputs.cutoffs_ml))
         self._results["regions"] = str(_write(table, cwd / "regions.tsv"))
-        record = summary(located[self.inputs.source], table)
+        source = self.inputs.source
+        record = summary(located[source], table, regions.hemisphere(voxels[source]))
         self._results["location"] = str(write_json(cwd / "location.json", record))
         return runtime
 
-    def _located(self, modality: str, known: AtlasSet) -> pd.DataFrame:
+    def _located(self, modality: str, voxels: regions.Voxels, known: AtlasSet) -> pd.DataFrame:
         """The lesion table of a grid with columns of where."""
         table = pd.read_csv(
             getattr(self.inputs, f"{modality}_table"), sep="\t", keep_default_na=False
         )
-        labels = load_image(getattr(self.inputs, f"{modality}_labels"))
-        voxels = self._voxels(np.asarray(labels.dataobj), labels.affine, modality)
         where = regions.locate(voxels, len(table), known.tissue, known.columns)
         return pd.concat([table, where], axis=1)
 
-    def _voxels(self, labels: np.ndarray, affine: np.ndarray, modality: str) -> regions.Voxels:
+    def _voxels(self, modality: str) -> regions.Voxels:
         """Lesion voxels of a native grid, in the template's space."""
         from bids_stroke.core import warps
 
+        image = load_image(getattr(self.inputs, f"{modality}_labels"))
+        labels = np.asarray(image.dataobj)
         index = np.argwhere(labels > 0)
-        points = apply_affine(affine, index)
+        points = apply_affine(image.affine, index)
         if modality != self.inputs.source and isdefined(self.inputs.transform):
             matrix = geometry.read_itk_affine(Path(self.inputs.transform))
             points = apply_affine(matrix, points)
@@ -211,7 +213,7 @@ def region_dictionary() -> dict[str, dict[str, str]]:
     return {**described, "index": {**described["index"], "Format": "integer"}}
 
 
-def summary(table: pd.DataFrame, shares: pd.DataFrame) -> dict[str, Any]:
+def summary(table: pd.DataFrame, shares: pd.DataFrame, hemisphere: str) -> dict[str, Any]:
     """A session in short: hemisphere, volumes (mm3) by lobe and other columns, tract loads."""
     volume = table["volume_mm3"].astype(float)
     volumes = {
@@ -221,7 +223,7 @@ def summary(table: pd.DataFrame, shares: pd.DataFrame) -> dict[str, Any]:
     tract = shares[shares["atlas"] == "tract"]
     distance = table["ventricle_distance_mm"].min()
     return {
-        "hemisphere": _hemisphere(shares),
+        "hemisphere": hemisphere,
         "volume_mm3": volumes,
         "ventricle_distance_mm": None if pd.isna(distance) else float(distance),
         "tracts": {
@@ -234,21 +236,3 @@ def summary(table: pd.DataFrame, shares: pd.DataFrame) -> dict[str, Any]:
             for row in tract.to_dict("records")
         },
     }
-
-
-def _hemisphere(shares: pd.DataFrame) -> str:
-    """Side of the whole lesion volume by the tissue atlas, as ``regions.hemispheres`` tells it."""
-    tissue = shares[shares["atlas"] == "tissue"]
-    sides = tissue["region"].str.split().str[0]
-    volume = tissue.groupby(sides)["lesion_volume_mm3"].sum()
-    left, right = float(volume.get("left", 0.0)), float(volume.get("right", 0.0))
-    if left + right == 0:
-        return regions.NA
-    share = left / (left + right)
-    return (
-        "left"
-        if share >= regions.ONE_SIDED
-        else "right"
-        if share <= 1 - regions.ONE_SIDED
-        else "both"
-    )

@@ -52,6 +52,16 @@ def test_a_lesion_outside_the_atlas_has_no_region() -> None:
     assert regions.main_region(voxels, random_atlas(0), 1) == ["n/a"]
 
 
+def test_the_hemisphere_of_all_lesions_is_that_of_their_voxels() -> None:
+    points = np.zeros((100, 3))
+    points[:, 0] = [-5.0] * 85 + [5.0] * 15
+    voxels = Voxels(np.array([1] * 80 + [2] * 20), points)
+    assert regions.hemispheres(voxels, 2) == ["left", "both"]
+    assert regions.hemisphere(voxels) == "both"
+    assert regions.hemisphere(Voxels(voxels.lesion, points - [6, 0, 0])) == "left"
+    assert regions.hemisphere(Voxels(np.zeros(0, int), np.zeros((0, 3)))) == "n/a"
+
+
 @pytest.mark.parametrize(("inside", "name"), [(9, "n/a"), (10, "one")])
 def test_a_fringe_in_an_atlas_does_not_name_a_lesion(inside: int, name: str) -> None:
     atlas = Atlas("a", np.ones((2, 2, 2), np.int32), np.eye(4), NAMES)
