@@ -1,0 +1,195 @@
+"""One session from its images to masks: ours against the tools, one after the other, by hand.
+
+    python benchmarks/one_subject.py [--quick] [--bids DIR ...] [--repeats N]
+
+``--bids`` names datasets of one session each with a T1w and a FLAIR; without it, and with
+``--quick``, the session is the MNI152 template with a painted lesion, without its skull. The other
+side is what a user would chain, each step in a process: deepbet, ANTsPy's N4 and rigid registration
+by their defaults, z-scores, ``nnUNetv2_predict_from_modelfolder``, threshold and small components,
+and the mask brought to the FLAIR. Weights, threshold and least volume are the same. Clock and
+processor time stand side by side, because only the latter is steady on a shared machine. The last
+line is one JSON object.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from measuring import bids_stroke, describe, dice, finish, print_table, run_python, taking_turns
+
+from bids_stroke import data
+
+MODEL = data.path("models/embedded")
+THRESHOLD, MIN_MM3 = 0.3, 60.0
+
+EXTRACT = """
+import sys
+from deepbet import run_bet
+run_bet([sys.argv[1]], [sys.argv[2]], [sys.argv[3]], no_gpu=True)
+"""
+BARE = """
+import sys, nibabel, numpy
+image = nibabel.load(sys.argv[1])
+mask = (image.get_fdata() != 0).astype(numpy.uint8)
+nibabel.save(image, sys.argv[2])
+nibabel.save(nibabel.Nifti1Image(mask, image.affine), sys.argv[3])
+"""
+N4 = """
+import sys, ants
+image, mask = ants.image_read(sys.argv[1]), ants.image_read(sys.argv[2])
+ants.image_write(ants.n4_bias_field_correction(image, mask=mask) * mask, sys.argv[3])
+"""
+REGISTER = """
+import sys, shutil, ants
+fixed, moving = ants.image_read(sys.argv[1]), ants.image_read(sys.argv[2])
+found = ants.registration(fixed, moving, "Rigid", outprefix=sys.argv[4])
+ants.image_write(found["warpedmovout"], sys.argv[3])
+shutil.copyfile(found["fwdtransforms"][0], sys.argv[5])
+"""
+SCALE = """
+import sys, ants
+image, mask = ants.image_read(sys.argv[1]), ants.image_read(sys.argv[2])
+values, inside = image.numpy(), mask.numpy() > 0
+values = (values - values[inside].mean()) / values[inside].std() * inside
+ants.image_write(ants.reorient_image2(image.new_image_like(values), "LPI"), sys.argv[3])
+"""
+PREDICT = """
+import sys
+from nnunetv2.inference.predict_from_raw_data import predict_entry_point_modelfolder
+predict_entry_point_modelfolder()
+"""
+CUT = """
+import sys, ants, nibabel, numpy
+from scipy import ndimage
+like = nibabel.load(sys.argv[1])
+probability = numpy.load(sys.argv[2])["probabilities"][1].T
+labels, count = ndimage.label(probability >= float(sys.argv[6]), numpy.ones((3, 3, 3)))
+volumes = numpy.bincount(labels.ravel()) * abs(numpy.linalg.det(like.affine[:3, :3]))
+mask = numpy.isin(labels, numpy.flatnonzero(volumes >= float(sys.argv[7]))) & (labels > 0)
+nibabel.save(nibabel.Nifti1Image(mask.astype(numpy.uint8), like.affine), sys.argv[3])
+flair = ants.image_read(sys.argv[4])
+moved = ants.apply_transforms(flair, ants.image_read(sys.argv[3]), [sys.argv[5]],
+    interpolator="nearestNeighbor", whichtoinvert=[True])
+ants.image_write(moved, sys.argv[8])
+"""
+
+
+def chained(t1w: Path, flair: Path, folder: Path, *, stripped: bool) -> Path:
+    """Run the tools one after the other; returns the mask on the grid of the T1w."""
+    folder.mkdir(parents=True, exist_ok=True)
+    network, found = folder / "network", folder / "found"
+    network.mkdir(exist_ok=True)
+    for name, image in (("t1w", t1w), ("flair", flair)):
+        brain, mask = folder / f"{name}_brain.nii.gz", folder / f"{name}_mask.nii.gz"
+        run_python(["-c", BARE if stripped else EXTRACT, image, brain, mask])
+        run_python(["-c", N4, brain, mask, folder / f"{name}_n4.nii.gz"])
+    moved, matrix = folder / "moved.nii.gz", folder / "matrix.mat"
+    run_python(
+        ["-c", REGISTER, folder / "t1w_n4.nii.gz", folder / "flair_n4.nii.gz", moved]
+        + [folder / "rigid_", matrix]
+    )
+    mask = folder / "t1w_mask.nii.gz"
+    for channel, image in enumerate((folder / "t1w_n4.nii.gz", moved)):
+        run_python(["-c", SCALE, image, mask, network / f"case_{channel:04d}.nii.gz"])
+    run_python(
+        ["-c", PREDICT, "-i", network, "-o", found, "-m", MODEL, "-f", "0", "-device", "cpu"]
+        + ["--disable_tta", "--save_probabilities", "-npp", "1", "-nps", "1"]
+    )
+    result = folder / "lesions_t1w.nii.gz"
+    run_python(
+        ["-c", CUT, network / "case_0000.nii.gz", found / "case.npz", result, flair, matrix]
+        + [str(THRESHOLD), str(MIN_MM3), folder / "lesions_flair.nii.gz"]
+    )
+    return result
+
+
+def ours(bids: Path, folder: Path) -> None:
+    """Run our program without anything kept from a run before."""
+    bids_stroke(
+        [bids, folder / "out", "participant", "-w", folder / "work", "--clean-workdir"]
+        + ["--model", "embedded", "--skip-bids-validation", "--nprocs", "2", "--omp-nthreads", "1"]
+    )
+
+
+def painted(root: Path) -> Path:
+    """A dataset of one session: the template with a lesion, without skull, at 1.5 mm."""
+    import predict
+
+    describe(root)
+    anat = root / "sub-01" / "anat"
+    anat.mkdir(parents=True)
+    case = predict.QUICK["embedded"]
+    affine = np.diag([*case.voxel, 1.0])
+    for suffix, image in predict.scan(case).items():
+        positive = np.where(image != 0, image - image.min() + 10, 0).astype(np.float32)
+        nib.save(nib.Nifti1Image(positive, affine), anat / f"sub-01_{suffix}.nii.gz")
+    return root
+
+
+def compare(bids: Path, folder: Path, repeats: int, *, stripped: bool) -> dict[str, Any]:
+    """Costs of both sides, their ratios, and how equal the masks are."""
+    (t1w,), (flair,) = (sorted(bids.rglob(f"sub-*_{s}.nii.gz")) for s in ("T1w", "FLAIR"))
+    runners = {
+        "tools in sequence": partial(chained, t1w, flair, folder / "tools", stripped=stripped),
+        "ours": partial(ours, bids, folder / "ours"),
+    }
+    costs = taking_turns(runners, repeats)
+    print(f"\n## {bids.name}\n")
+    first = costs["tools in sequence"]
+    rows = [
+        {
+            "runner": name,
+            **cost,
+            "ratio of clock": round(first["wall_s"] / cost["wall_s"], 2),
+            "ratio of processor time": round(first["cpu_s"] / cost["cpu_s"], 2),
+        }
+        for name, cost in costs.items()
+    ]
+    print_table(rows)
+    equal = _agreement(folder)
+    print(f"\nDice of the masks on the T1w's grid: {equal['dice']}, voxels {equal['voxels']}")
+    return {"runners": rows, **equal}
+
+
+def _agreement(folder: Path) -> dict[str, Any]:
+    """Dice of both masks, after axes are put into one order."""
+    (mask,) = (folder / "ours" / "out").rglob("*_space-T1w_label-L_desc-stroke_mask.nii.gz")
+    both = [mask, folder / "tools" / "lesions_t1w.nii.gz"]
+    turned = []
+    for number, path in enumerate(both):
+        image = nib.as_closest_canonical(nib.load(path))
+        turned.append(folder / f"turned_{number}.nii.gz")
+        nib.save(image, turned[-1])
+    voxels = [int(np.count_nonzero(nib.load(path).dataobj)) for path in turned]
+    return {"dice": dice(*turned), "voxels": voxels}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a small phantom, once")
+    parser.add_argument("--bids", type=Path, nargs="+", default=[])
+    parser.add_argument("--repeats", type=int, default=3)
+    asked = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        datasets = [] if asked.quick else asked.bids
+        sessions = [(path.resolve(), False) for path in datasets]
+        sessions = sessions or [(painted(folder / "phantom"), True)]
+        repeats = 1 if asked.quick else asked.repeats
+        cases = {
+            bids.name: compare(bids, folder / f"case_{number}", repeats, stripped=stripped)
+            for number, (bids, stripped) in enumerate(sessions)
+        }
+    finish({"cases": cases})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
