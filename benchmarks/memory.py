@@ -59,7 +59,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--limit-gb", type=float, default=0)
     parser.add_argument("--shm-mb", type=int, default=0)
-    parser.add_argument("--interval", type=float, default=0.5)
+    parser.add_argument("--interval", type=float, default=1.0)
     parser.add_argument("arguments", nargs="+")
     options = parser.parse_args()
     if options.limit_gb:

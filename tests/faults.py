@@ -40,10 +40,14 @@ def warm() -> None:
     import nnunetv2.inference.predict_from_raw_data  # noqa: F401
     import torch
 
+    import bids_stroke.bids.layout
     import bids_stroke.models.predictor
     import bids_stroke.reports.participant
     import bids_stroke.workflows.base  # noqa: F401
+    from bids_stroke.models.executors import has_openvino, import_openvino
 
+    if has_openvino():
+        import_openvino()
     torch.set_num_threads(1)
 
 
@@ -57,9 +61,10 @@ def start(root: Path, name: str, *flags: str, before: Callable[[], object] = int
         return child
     code = 99
     try:
-        log = os.open(root / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
+        log = (root / f"{name}.log").open("a", buffering=1)
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        sys.stdout = sys.stderr = log  # pytest has put files of its own there
         before()
         from bids_stroke.cli.run import main
 
@@ -84,9 +89,13 @@ def wait(process: int, seconds: float | None = None) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
-def prepare(root: Path, subjects: tuple[str, ...] = ("01",)) -> Path:
+def prepare(
+    root: Path,
+    subjects: tuple[str, ...] = ("01",),
+    modalities: tuple[str, ...] = ("T1w", "FLAIR"),
+) -> Path:
     """Dataset, model and plugin file of the runs."""
-    write_dataset(root / "bids", subjects, ("T1w", "FLAIR"))
+    write_dataset(root / "bids", subjects, modalities)
     write_small_model(root / "model")
     (root / "linear.yml").write_text("plugin: Linear\n")
     return root

@@ -14,7 +14,7 @@ from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError, SpatialImage
 
 from bids_stroke.core.geometry import corners
-from bids_stroke.errors import InputMissing, UnusableData
+from bids_stroke.errors import InputMissing, TryAgain, UnusableData
 
 MIN_VOXELS = (4, 16, 16)
 """Fewest voxels along the shortest, middle and longest axis."""
@@ -207,7 +207,7 @@ def _voxels(path: Path, image: SpatialImage) -> np.ndarray:
     except _BROKEN as error:
         raise UnusableData(f"{path} is truncated or corrupt: its voxels can't be read.") from error
     except MemoryError as error:
-        raise UnusableData(f"{path} is too large for the memory of this machine.") from error
+        raise TryAgain(f"Memory ran out while {path} was read: give more.") from error
 
 
 def _finite(path: Path, data: np.ndarray) -> tuple[np.ndarray, list[str]]:
