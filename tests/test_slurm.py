@@ -133,6 +133,7 @@ def test_an_array_and_its_group(slurm: Slurm, place: Path) -> None:
     array, group = submit(slurm, place, "--array=0")
     slurm.wait(PATIENCE)
     assert "1 of 1 participants are complete" in log(place, f"{array}_0")
+    assert len(list(work.glob("bids_stroke_steps-*"))) == 1
     kept = [path for path, when in done.items() if path.stat().st_mtime_ns == when]
     assert len(kept) > 1
     assert outputs(place, "array") == outputs(place, "calm")
