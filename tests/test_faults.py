@@ -212,7 +212,7 @@ def without_rights() -> None:
 @pytest.mark.parametrize(
     ("what", "code", "words"),
     [
-        ("bids/sub-01/anat/sub-01_T1w.nii.gz", 1, "sub-01_T1w.nii.gz"),
+        ("bids/sub-01/anat/sub-01_T1w.nii.gz", 1, "sub-01_T1w.nii.gz may not be read: check"),
         ("bids/dataset_description.json", 16, "dataset_description.json"),
         ("bids", 66, "can't be read"),
         ("rights/out", 73, "can't be written"),

@@ -48,8 +48,8 @@ class Conformed:
 def load(path: Path) -> SpatialImage:
     """Open an image file; its voxels are read later.
 
-    Raises InputMissing when there is no such file, UnusableData when it is empty, is no image or
-    holds fewer bytes than its header says.
+    Raises InputMissing when there is no such file or it may not be read, UnusableData when it is
+    empty, is no image or holds fewer bytes than its header says.
     """
     path = Path(path)
     if not path.is_file():
@@ -60,6 +60,8 @@ def load(path: Path) -> SpatialImage:
         _read_to_the_end(path)
         image = cast(SpatialImage, nib.load(path))
         shape, dtype = image.shape, image.get_data_dtype()
+    except PermissionError as error:
+        raise InputMissing(f"{path} may not be read: check its permissions.") from error
     except _BROKEN as error:
         raise UnusableData(
             f"{path} can't be read as an image: it is truncated, corrupt or no NIfTI."
