@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from bids_stroke.cli.parser import parse
-from bids_stroke.config import Config, dumps
+from bids_stroke.config import Config, dumps, from_table, read_table
 from bids_stroke.errors import (
     BidsStrokeError,
     CannotCreate,
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
+GROUP_SETTINGS = Path("logs", "group.toml")
+"""In the output folder: by it ``--reports-only`` writes the cohort's page anew."""
 
 
 @dataclass(frozen=True)
@@ -138,8 +140,27 @@ def run_group(config: Config) -> int:
     )
     for line in agreement_lines(dataset.output_dir):
         print(line)
+    _remember(config)
     print(f"The cohort's page is {page}")
     return 0
+
+
+def _remember(config: Config) -> None:
+    """Keep the settings of the group level for ``--reports-only``."""
+    from bids_stroke.core.files import write_text
+
+    path = config.dataset.output_dir / GROUP_SETTINGS
+    path.parent.mkdir(exist_ok=True)
+    write_text(path, dumps(config))
+
+
+def _group_anew(config: Config) -> None:
+    """The cohort's page by the settings of its last run, where there was one."""
+    dataset, path = config.dataset, config.dataset.output_dir / GROUP_SETTINGS
+    if path.is_file() and not dataset.participants:
+        last = from_table(read_table(path))
+        here = replace(last.dataset, bids_dir=dataset.bids_dir, output_dir=dataset.output_dir)
+        run_group(replace(last, dataset=here))
 
 
 def find_reference_roots(config: Config) -> list[Path]:
@@ -548,6 +569,7 @@ def write_reports_only(config: Config) -> int:
     if not participants:
         raise NothingSelected(f"{output_dir} has no results of {', '.join(wanted)}.")
     failed = _write_reports(config, participants, None)
+    _group_anew(config)
     for line in outcome.summary_lines(participants, failed, output_dir):
         print(line)
     return outcome.exit_code(failed)

@@ -302,6 +302,10 @@ def test_group(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert raw / "derivatives" / "manual" in seen[0]
     assert seen[1] == [raw / "derivatives" / "manual"]
     assert main(["raw", "out", "group", "--reference", "other"]) == 66
+    assert main(["raw", "out", "participant", "--reports-only"]) == 0
+    assert seen[2] == [raw / "derivatives" / "manual"], "as the last run of the group level"
+    assert main(["raw", "out", "participant", "--reports-only", "--participant-label", "01"]) == 0
+    assert len(seen) == 3
 
 
 def test_interruption(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
