@@ -60,5 +60,13 @@ image-archive: image  ## the image as bids_stroke.tar, which Apptainer converts
 image-test: .venv/installed-test  ## build the image without Docker (root on Debian) and run it in every way
 	$(BIN)/python -m pytest -m slow tests/test_image.py
 
+BENCHMARKS := startup scheduling training predict group many_subjects one_subject
+
+bench: .venv/installed-test  ## our speed beside that of other tools, an hour; see benchmarks/README.md
+	@for name in $(BENCHMARKS); do echo; echo "# $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
+
+bench-quick: .venv/installed-test  ## the same on small data
+	@for name in $(BENCHMARKS); do echo; echo "# $$name"; $(BIN)/python benchmarks/$$name.py --quick || exit 1; done
+
 clean:  ## remove the environment and the demonstration
 	rm -rf .venv $(DEMO)

@@ -1,0 +1,57 @@
+"""The quick forms of the benchmarks: that they run and that results are equal, never time."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not FOLDER.is_dir(), reason="benchmarks are not installed"),
+]
+
+
+def last_line(name: str, *arguments: str) -> Any:
+    """The JSON object at the end of what a benchmark prints."""
+    done = subprocess.run(
+        [sys.executable, str(FOLDER / f"{name}.py"), "--quick", *arguments],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_nothing_heavy_is_imported_to_tell_the_version() -> None:
+    result = last_line("startup")
+    assert result["heavy_imports_of_version"] == "[]"
+    assert "--dry-run, 10 sessions" in result["starts"]
+
+
+def test_every_session_is_planned_and_graphs_grow_by_pairs() -> None:
+    result = last_line("scheduling")
+    assert [row["planned"] for row in result["dry_run"]] == [20, 100]
+    one, four = result["graph"]
+    assert four["nodes"] == 4 * one["nodes"]
+
+
+def test_the_fake_gpu_gets_every_session() -> None:
+    result = last_line("many_subjects", "--gpu-only")
+    assert result["gpu"]["predictions"] == 4
+    assert 0 <= result["gpu"]["idle_share"] <= 1
+
+
+def test_both_trainers_train_one_network() -> None:
+    result = last_line("training")
+    assert len(set(result["parameters"].values())) == 1
+    assert all(row["iterations a second"] > 0 for row in result["trainers"])
+
+
+def test_masks_are_those_of_the_tools_in_sequence() -> None:
+    (case,) = last_line("one_subject")["cases"].values()
+    assert min(case["voxels"]) > 0
+    assert case["dice"] > 0.95
