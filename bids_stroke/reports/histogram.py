@@ -41,6 +41,10 @@ def _outline(values: NDArray[Any], edges: NDArray[np.floating]) -> str:
     return " ".join(f"{a:.1f},{b:.1f}" for a, b in [*points, (x[-1], float(floor))])
 
 
+def _tick(value: float, extent: float) -> str:
+    return f"{value:.0f}" if extent >= 20 else f"{value:.3g}"
+
+
 def histogram(
     name: str, image: NDArray[Any], brain: NDArray[Any], lesions: NDArray[Any]
 ) -> Histogram | None:
@@ -56,7 +60,7 @@ def histogram(
     high = high if high > low else low + 1
     edges = np.linspace(low, high, BINS + 1)
     ticks = tuple(
-        (SIDE + (WIDTH - 2 * SIDE) * share, f"{low + share * (high - low):.3g}")
+        (SIDE + (WIDTH - 2 * SIDE) * share, _tick(low + share * (high - low), high - low))
         for share in (0.0, 0.25, 0.5, 0.75, 1.0)
     )
     summary = f"median {np.median(inside):.4g} in the brain"
