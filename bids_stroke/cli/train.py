@@ -36,10 +36,10 @@ def run_train(config: Config) -> int:
     plan = make_plan(config)
     pairs = [one.pair for one in plan.references]
     groups = groups_of(pairs, plan.columns, config.training.group_by)
-    if len(set(groups.values())) < 2:
-        raise UsageError(ONE_GROUP)
     findings = _check_raw(plan)
     _say_plan(config, plan, findings)
+    if len(set(groups.values())) < 2:
+        raise UsageError(ONE_GROUP)
     if config.execution.dry_run:
         return UnusableData.exit_code if _errors(findings) else 0
     log_dir = run.start_logs(config)
