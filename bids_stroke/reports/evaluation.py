@@ -29,7 +29,12 @@ PARALLEL_FROM = 8
 FEW_VALUES = 5
 """A column with more different numbers is given by its quartiles."""
 
-RUN = {"run": "Run: the output folder itself, or the name of another one that was compared."}
+CROSS_VALIDATION = "cross-validation of "
+"""What the run of a training is called, before the name of its model."""
+RUN = {
+    "run": "Run: the output folder itself, the name of another one that was compared, or the "
+    "cross-validation of a training."
+}
 METRIC_COLUMNS = {
     **RUN,
     **KEYS,

@@ -224,7 +224,15 @@ def _write(cohort: Cohort) -> None:
     )
     tables.write_table(cohort.qc, tables.qc_columns(cohort.qc), out / "group_qc.tsv")
     for name, columns in WRITTEN.items():
-        tables.write_or_remove(cohort.tables[name], columns, out / f"{name}.tsv")
+        if name != "group_metrics":
+            tables.write_or_remove(cohort.tables[name], columns, out / f"{name}.tsv")
+    metrics = cohort.tables["group_metrics"]
+    columns, path = WRITTEN["group_metrics"], out / "group_metrics.tsv"
+    tables.write_runs(metrics, columns, path, lambda run: not _is_training(run))
+
+
+def _is_training(run: str) -> bool:
+    return run.startswith(evaluation.CROSS_VALIDATION)
 
 
 def agreement_lines(output_dir: Path) -> list[str]:
@@ -237,6 +245,8 @@ def agreement_lines(output_dir: Path) -> list[str]:
         return []
     table = pd.read_csv(path, sep="\t")
     table = table[table["run"] == THIS_RUN]
+    if table.empty:
+        return []
     width = table["label"].str.len().max()
     rows = [
         f"  {row.label:{width}}  {row.space:5}  Dice {row.dice:5.3f}"

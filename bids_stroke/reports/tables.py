@@ -1,7 +1,7 @@
 """Tables of the cohort on disk: one row a lesion, a session, a session's measures of quality."""
 
 import csv
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +203,30 @@ def write_or_remove(table: pd.DataFrame, columns: Mapping[str, str], path: Path)
         return
     for old in (path, path.with_suffix(".json")):
         old.unlink(missing_ok=True)
+
+
+def write_runs(
+    table: pd.DataFrame, columns: Mapping[str, str], path: Path, is_mine: Callable[[str], bool]
+) -> None:
+    """Write a table in which others have rows too: rows of a ``run`` that is not mine stay.
+
+    Columns that only those have follow after mine. Without any row the file is taken away.
+    """
+    others = _rows_of_others(path, is_mine)
+    known = read_json(path.with_suffix(".json")) if others else {}
+    more = {name: known[name]["Description"] for name in known if name not in columns}
+    rows = [*table.to_dict("records"), *others]
+    both = pd.DataFrame(rows, columns=[*columns, *more])
+    write_or_remove(both, {**columns, **more}, path)
+
+
+def _rows_of_others(path: Path, is_mine: Callable[[str], bool]) -> list[dict[Any, Any]]:
+    if not path.is_file() or not path.with_suffix(".json").is_file():
+        return []
+    before = pd.read_csv(path, sep="\t", dtype={"run": str})
+    if "run" not in before:
+        return []
+    return before[~before["run"].fillna("").map(is_mine).astype(bool)].to_dict("records")
 
 
 def _explain(columns: Mapping[str, str], path: Path) -> Path:

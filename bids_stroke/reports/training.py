@@ -12,11 +12,13 @@ from bids_stroke.core import metrics, stats
 from bids_stroke.core.figures import lesion_figure
 from bids_stroke.core.files import load_image, read_json
 from bids_stroke.core.lesions import components
+from bids_stroke.reports.evaluation import CROSS_VALIDATION, RUN
 from bids_stroke.reports.pages import duration, render
 from bids_stroke.reports.plots import Axis
-from bids_stroke.reports.tables import KEYS, SPACE, write_table
+from bids_stroke.reports.tables import KEYS, SPACE, write_runs
 
 COLUMNS = {
+    **RUN,
     **KEYS,
     **SPACE,
     "model": "Name of the model that was trained.",
@@ -62,9 +64,12 @@ def page_name(name: str) -> str:
 
 
 def write_results(root: Path, output_dir: Path) -> list[str]:
-    """Write ``group_metrics`` (TSV, JSON) of the cross-validation; returns lines for people."""
-    table = _cross_validation(root)
-    write_table(table, COLUMNS, output_dir / "group_metrics.tsv")
+    """Write the cross-validation into ``group_metrics`` (TSV, JSON); returns lines for people.
+
+    Rows of the group level and of other trainings stay there.
+    """
+    table, run = _cross_validation(root), CROSS_VALIDATION + root.name
+    write_runs(table, COLUMNS, output_dir / "group_metrics.tsv", lambda name: name == run)
     rows = _summary(table)
     dice = next(row for row in rows if row["metric"] == "dice")
     return [
@@ -78,7 +83,9 @@ def _cross_validation(root: Path) -> pd.DataFrame:
     path = root / "cross_validation.tsv"
     if not path.is_file():
         return pd.DataFrame(columns=list(COLUMNS))
-    return pd.read_csv(path, sep="\t").assign(model=root.name)[list(COLUMNS)]
+    return pd.read_csv(path, sep="\t").assign(run=CROSS_VALIDATION + root.name, model=root.name)[
+        list(COLUMNS)
+    ]
 
 
 def _summary(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """Where a reference lies: found by a registration that does not see the lesion."""
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,15 @@ from bids_stroke.models.templates import SHIPPED, find_template
 PLACES = {(25, -62, -38): "cerebellum", (3, -28, -35): "brainstem"}
 
 
+@cache
+def coarse_template() -> normalization.Image:
+    template = find_template(SHIPPED)
+    return normalization.coarse(template.t1w, template.grid.affine)
+
+
 def head(folder: Path, move: np.ndarray, centre: tuple[int, int, int] | None) -> dict[str, Path]:
     """The template, moved and at 2 mm, with a dark ball of 8 mm at a place of the template."""
-    template = find_template(SHIPPED)
-    data, affine = normalization.coarse(template.t1w, template.grid.affine)
+    data, affine = coarse_template()
     points = apply_affine(affine, np.indices(data.shape).reshape(3, -1).T)
     far = np.inf if centre is None else np.linalg.norm(points - centre, axis=1)
     lesion = np.broadcast_to(far, data.size).reshape(data.shape) < 8

@@ -9,6 +9,7 @@ from bids_stroke.core.files import read_json, save_image, write_json
 from bids_stroke.core.splits import make_splits
 from bids_stroke.models.dataset import Case, Places, write_cases, write_splits
 from bids_stroke.models.recipe import plain
+from bids_stroke.reports.tables import write_runs
 from bids_stroke.reports.training import COLUMNS, write_results, write_training_page
 from tests.training_data import AFFINE, session, tiny_recipe
 
@@ -110,8 +111,31 @@ def test_the_end_of_a_run(places, tmp_path):
     table = pd.read_csv(tmp_path / "group_metrics.tsv", sep="\t")
     assert list(table.columns) == list(COLUMNS) == list(read_json(tmp_path / "group_metrics.json"))
     assert set(table["model"]) == {"tiny"}
+    assert set(table["run"]) == {"cross-validation of tiny"}
     html = write_training_page(places.root, tmp_path).read_text(encoding="utf-8")
     assert "not finished" not in html
     assert html.count("data:image/webp") == 3
     worst = table.sort_values("dice")["label"].iloc[0]
     assert f"<h3>{worst}: Dice" in html
+
+
+def test_the_group_level_and_other_trainings_keep_their_rows(places, tmp_path):
+    _finish(places)
+    path = tmp_path / "group_metrics.tsv"
+    of_group = pd.DataFrame([{"run": "this", "label": "sub-01", "reference_resampled": True}])
+    meanings = {"run": "Run.", "label": "Label.", "reference_resampled": "Brought to a grid?"}
+    write_runs(of_group, meanings, path, lambda run: not run.startswith("cross-validation"))
+    write_results(places.root, tmp_path)
+    write_results(places.root, tmp_path)  # again: its own rows are replaced
+    table = pd.read_csv(path, sep="\t")
+    assert table["run"].tolist() == ["cross-validation of tiny"] * 4 + ["this"]
+    assert table["reference_resampled"].tolist()[-1] in (True, "True")
+    assert list(table.columns) == list(read_json(path.with_suffix(".json")))
+    (places.root.parent / "other").mkdir()
+    other = places.root.rename(places.root.parent / "other" / "second")
+    write_results(other, tmp_path)
+    write_runs(of_group.iloc[:0], meanings, path, lambda run: run == "this")
+    runs = pd.read_csv(path, sep="\t")["run"].value_counts().to_dict()
+    assert runs == {"cross-validation of tiny": 4, "cross-validation of second": 4}
+    write_runs(of_group.iloc[:0], meanings, path, lambda run: True)
+    assert not path.exists() and not path.with_suffix(".json").exists()
