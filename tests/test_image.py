@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,8 +35,10 @@ def image() -> Iterator[str]:
         yield named
         return
     kept = os.environ.get("BIDS_STROKE_IMAGE_CACHE")
+    environ = {**os.environ, "PYTHON": sys.executable, "LAYERS": "--layers" if kept else ""}
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([ROOT / "tests" / "image" / "build.sh", TAG, kept or folder], check=True)
+        build = [ROOT / "tests" / "image" / "build.sh", TAG, kept or folder]
+        subprocess.run(build, check=True, env=environ)
         yield TAG
     if not kept:
         subprocess.run(["podman", "rmi", "--force", TAG, f"{TAG}-base"], check=False)

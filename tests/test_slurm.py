@@ -93,15 +93,15 @@ def test_one_job_a_step(slurm: Slurm, place: Path) -> None:
     assert outputs(place, "steps") == {k: v for k, v in expected.items() if k.startswith("sub-01")}
 
 
-def submit(slurm: Slurm, place: Path, *flags: str) -> list[str]:
+def submit(slurm: Slurm, place: Path, name: str, *flags: str, program: Path = PROGRAM) -> list[str]:
     """Numbers of the array and of the group's job of ``examples/slurm/submit.sh``."""
     flags_of_run = [*FLAGS, "--model", "tiny", "--omp-nthreads", "1"]
     environ = {
-        "BIDS_STROKE": str(PROGRAM),
+        "BIDS_STROKE": str(program),
         "BIDS_STROKE_MODELS": str(place / "store"),
         "BIDS_STROKE_FLAGS": " ".join(flags_of_run),
     }
-    folders = [place / "bids", place / "array" / "out", place / "array" / "work"]
+    folders = [place / "bids", place / name / "out", place / name / "work"]
     words = [ROOT / "examples" / "slurm" / "submit.sh", *folders, "--cpus-per-task=1", *flags]
     done = subprocess.run(
         words, env={**slurm.environ, **environ}, cwd=place, capture_output=True, text=True
@@ -116,7 +116,7 @@ def log(place: Path, job: str) -> str:
 
 def test_an_array_and_its_group(slurm: Slurm, place: Path) -> None:
     """One task is cancelled in mid-run; the group still runs, and the task goes on later."""
-    array, group = submit(slurm, place)
+    array, group = submit(slurm, place, "array")
     work = place / "array" / "work" / "sub-01"
     until(lambda: len(list(work.rglob("result_*.pklz"))) > 3)
     described = slurm.ask("scontrol", "show", "job", f"{array}_0")
@@ -130,7 +130,7 @@ def test_an_array_and_its_group(slurm: Slurm, place: Path) -> None:
     assert "The cohort's page is" in log(place, group)
     done = {path: path.stat().st_mtime_ns for path in work.rglob("result_*.pklz")}
 
-    array, group = submit(slurm, place, "--array=0")
+    array, group = submit(slurm, place, "array", "--array=0")
     slurm.wait(PATIENCE)
     assert "1 of 1 participants are complete" in log(place, f"{array}_0")
     assert len(list(work.glob("bids_stroke_steps-*"))) == 1
@@ -139,3 +139,28 @@ def test_an_array_and_its_group(slurm: Slurm, place: Path) -> None:
     assert outputs(place, "array") == outputs(place, "calm")
     rows = (place / "array" / "out" / "group_sessions.tsv").read_text().splitlines()
     assert len(rows) == 1 + len(SUBJECTS)
+
+
+STUCK = """\
+#!/bin/bash
+{program} "$@" &
+until [ "$(find "$WORK" -name 'result_*.pklz' | wc -l)" -gt 3 ]; do sleep 0.2; done
+kill -STOP $!
+wait
+"""
+
+
+def test_a_task_that_ran_out_of_time_goes_on(slurm: Slurm, place: Path) -> None:
+    stuck = place / "stuck.sh"
+    stuck.write_text(STUCK.format(program=PROGRAM))
+    stuck.chmod(0o755)
+    array, _ = submit(slurm, place, "limit", "--array=0", "--time=1", program=stuck)
+    slurm.wait(PATIENCE)
+    assert "DUE TO TIME LIMIT" in log(place, f"{array}_0")
+    assert not outputs(place, "limit")
+
+    array, _ = submit(slurm, place, "limit", "--array=0")
+    slurm.wait(PATIENCE)
+    assert "1 of 1 participants are complete" in log(place, f"{array}_0")
+    expected = outputs(place, "calm")
+    assert outputs(place, "limit") == {k: v for k, v in expected.items() if k.startswith("sub-01")}

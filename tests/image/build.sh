@@ -1,6 +1,7 @@
 #!/bin/bash
 # Build the image where there is no Docker engine, as root on Debian: build.sh TAG FOLDER.
-# FOLDER keeps the base (debootstrap) and the wheels (pip), so that a second build needs no network.
+# FOLDER keeps the wheels and podman the base, so that a second build needs no network; LAYERS=--layers
+# also keeps the layers that did not change.
 # Needs: apt install buildah podman runc debootstrap. Takes some 15 minutes on two cores, and 15 GB.
 set -euo pipefail
 tag=$1
@@ -28,5 +29,6 @@ if [ ! -e "$folder/wheels/complete" ]; then
 fi
 
 version=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' bids_stroke/__init__.py)
-buildah bud --isolation chroot --layers --volume "$folder/wheels:/wheels:ro" \
+# shellcheck disable=SC2086 # empty, or one word
+buildah bud --isolation chroot ${LAYERS:-} --volume "$folder/wheels:/wheels:ro" \
     --build-arg BASE="$tag-base" --build-arg VERSION="$version" --tag "$tag" .
