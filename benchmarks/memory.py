@@ -48,7 +48,7 @@ def size_mb(process: psutil.Process) -> float:
 def shared_mb(process: psutil.Process) -> float:
     """What is in the /dev/shm that a process sees."""
     try:
-        usage = os.statvfs(f"/proc/{process.pid}/root/dev/shm")
+        usage = os.statvfs(Path("/proc", str(process.pid), "root", "dev", "shm"))
     except OSError:
         return 0.0
     return (usage.f_blocks - usage.f_bfree) * usage.f_frsize / 1024**2
