@@ -45,11 +45,13 @@ def size_mb(process: psutil.Process) -> float:
     return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
 
 
-def shared_mb(process: psutil.Process) -> float:
-    """What is in the /dev/shm that a process sees."""
+def shared_mb(process: psutil.Process, size_mb: int) -> float:
+    """What is in the run's own /dev/shm of ``size_mb``; 0 before it is there."""
     try:
         usage = os.statvfs(Path("/proc", str(process.pid), "root", "dev", "shm"))
     except OSError:
+        return 0.0
+    if usage.f_blocks * usage.f_frsize != size_mb * 1024**2:
         return 0.0
     return (usage.f_blocks - usage.f_bfree) * usage.f_frsize / 1024**2
 
@@ -71,7 +73,8 @@ def main() -> int:
     while run.poll() is None:
         sizes = [size_mb(one) for one in family(run)]
         peak, largest = max(peak, sum(sizes)), max(largest, *sizes)
-        shm = max(shm, shared_mb(run))
+        if options.shm_mb:  # else it is that of all programs of the machine
+            shm = max(shm, shared_mb(run, options.shm_mb))
         time.sleep(options.interval)
     user = resource.getrusage(resource.RUSAGE_CHILDREN)
     numbers = {

@@ -554,8 +554,10 @@ def _write_reports(
         except Exception as error:  # noqa: BLE001 - one page must not take the others with it
             if config.execution.verbose:
                 traceback.print_exc()
-            message = f"The report page can't be written: {error}"
-            failed.append(_outcome().Failure(participant, participant, message))
+            full = isinstance(error, OSError) and is_full(error)
+            why = "the disk is full: free some space and run again." if full else error
+            message = f"The report page can't be written: {why}"
+            failed.append(_outcome().Failure(participant, participant, message, again=full))
     return failed
 
 
