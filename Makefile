@@ -58,7 +58,7 @@ image-archive: image  ## the image as bids_stroke.tar, which Apptainer converts
 	$(ENGINE) save --output bids_stroke.tar $(IMAGE)
 
 image-test: .venv/installed-test  ## build the image without Docker (root on Debian) and run it in every way
-	$(BIN)/python -m pytest -m slow tests/test_image.py
+	BIDS_STROKE_BUILD_IMAGE=1 $(BIN)/python -m pytest -m slow tests/test_image.py
 
 BENCHMARKS := startup scheduling training predict group many_subjects one_subject
 
