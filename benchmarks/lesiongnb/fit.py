@@ -202,7 +202,11 @@ def main() -> None:
     else:
         table = score_cases(args.out, args.split)
         print(table.round(3).to_string())
-        print(table.groupby(pd.cut(table.ml, [-1, 0, 1, 10, 500])).mean(numeric_only=True).round(3))
+        print(
+            table.groupby(pd.cut(table.ml, [-1, 0, 1, 10, 500]), observed=True)
+            .mean(numeric_only=True)
+            .round(3)
+        )
 
 
 if __name__ == "__main__":
