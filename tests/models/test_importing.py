@@ -247,7 +247,7 @@ def test_weights_that_can_not_be_run_are_refused(
     [
         ("plans.json", "{}", "dataset_name"),
         ("plans.json", "no JSON", "can be read"),
-        ("plans.json", '{"dataset_name": "X"}', "no model of nnU-Net v2"),
+        ("plans.json", '{"dataset_name": "X"}', "lack something"),
         ("dataset.json", "[]", "can be read"),
         ("dataset.json", '{"channel_names": {"0": "T1w", "1": "FLAIR"}}', "labels"),
     ],
