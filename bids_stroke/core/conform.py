@@ -29,7 +29,15 @@ SMALL_VIEW_MM = 100.0
 _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_MAX_RATIO = 1032
 _CHUNK = 1 << 22
-_BROKEN = (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError)
+_BROKEN = (
+    ImageFileError,
+    HeaderDataError,
+    OSError,
+    EOFError,
+    zlib.error,
+    ValueError,
+    OverflowError,
+)
 
 
 @dataclass(frozen=True, eq=False)

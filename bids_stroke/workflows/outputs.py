@@ -77,9 +77,9 @@ def _preproc_outputs(
             )
 
 
-def _transform_outputs(uris: Mapping[str, str]) -> Iterator[Output]:
-    """Rigid transforms in both directions, where there are two images."""
-    if len(uris) == 2:
+def _transform_outputs(steps: tuple[str, ...], uris: Mapping[str, str]) -> Iterator[Output]:
+    """Rigid transforms in both directions, where two images are registered."""
+    if len(uris) == 2 and "register" in steps:
         for source, target in (("T1w", "FLAIR"), ("FLAIR", "T1w")):
             yield Output(
                 source=f"{source}_to_{target}_xfm".lower(),
@@ -151,7 +151,7 @@ def pair_outputs(
     lesion_spaces = [m for m in pair.modalities if m in spaces] or pair.modalities
     return [
         *_preproc_outputs(pair, steps, reference, uris),
-        *_transform_outputs(uris),
+        *_transform_outputs(steps, uris),
         *_lesion_outputs(descriptor, operating_point, lesion_spaces, uris, precision, threshold),
         *_uncertainty_outputs(members, lesion_spaces, uris),
     ]
