@@ -32,7 +32,7 @@ demo: .venv/installed  ## write a demonstration dataset with known lesions, find
 	$(BIN)/bids_stroke $(DEMO)/bids $(DEMO)/out group -w $(DEMO)/work
 
 test: .venv/installed-test  ## the tests that take minutes
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile
 
 test-all: .venv/installed-test  ## every test, as CI runs them
 	$(BIN)/python -m pytest
