@@ -49,9 +49,3 @@ def test_both_trainers_train_one_network() -> None:
     result = last_line("training")
     assert len(set(result["parameters"].values())) == 1
     assert all(row["iterations a second"] > 0 for row in result["trainers"])
-
-
-def test_masks_are_those_of_the_tools_in_sequence() -> None:
-    (case,) = last_line("one_subject")["cases"].values()
-    assert min(case["voxels"]) > 0
-    assert case["dice"] > 0.95
