@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from bids_stroke import data
+from bids_stroke.core.files import read_json
 from bids_stroke.core.synthesis import contrast_from_tissues, paint
 from bids_stroke.models import descriptor as descriptors
+from bids_stroke.models import recipe as recipes
 from bids_stroke.models.predictor import load, predict
 
 
@@ -32,6 +34,19 @@ def test_it_says_that_it_is_synthetic(model):
     assert "not for care" in model.intended_use
     assert set(model.inputs) == {("T1w", "FLAIR"), ("T1w",), ("FLAIR",)}
     assert model.evaluation["scans"]
+
+
+def test_its_network_is_that_of_its_recipe(model):
+    recipe = recipes.find("embedded")
+    plans = read_json(model.model_folder / "plans.json")
+    (settings,) = plans["configurations"].values()
+    network = settings["architecture"]
+    assert network["network_class_name"] == recipe.network.class_name
+    given = {name: value for name, value in network["arch_kwargs"].items() if value is not None}
+    assert given == recipe.network.kwargs
+    assert tuple(settings["patch_size"]) == recipe.plan.patch
+    assert tuple(settings["spacing"]) == recipe.plan.spacing
+    assert (model.inputs, model.preprocessing.steps) == (recipe.inputs, recipe.preprocessing.steps)
 
 
 @pytest.fixture(scope="module")
