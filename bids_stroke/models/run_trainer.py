@@ -238,9 +238,3 @@ def dice_of_case(model: Any, case: Case) -> float:
     """Dice of the probability, cut at one half, with the label on the network's grid."""
     truth = np.asanyarray(load_image(case.label).dataobj)
     return dice_of(*counts(truth, probability(model, case) >= 0.5))
-
-
-def read_curves(folder: Path) -> list[dict[str, Any]]:
-    """Curves of a fold's folder; empty where there are none yet."""
-    path = folder / "curves.json"
-    return read_json(path) if path.is_file() else []
