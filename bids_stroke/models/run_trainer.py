@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bids_stroke.core.files import load_image, read_json, write_json
+from bids_stroke.core.files import load_image, write_json
 from bids_stroke.core.metrics import counts, dice_of
 from bids_stroke.core.splits import Split
 from bids_stroke.models.dataset import Case
