@@ -5,10 +5,8 @@ from a process that has imported everything, so that a kill hits a step and not 
 """
 
 import argparse
-import os
 import random
 import re
-import signal
 import sys
 import time
 from collections import Counter
@@ -17,9 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bids_stroke.core.files import sha256
+from tests import forks
+from tests.forks import KILLED, wait
 from tests.small import FLAGS, write_dataset, write_small_model
 
-DONE, KILLED = 0, -9
+DONE = 0
 
 
 @dataclass
@@ -34,59 +34,16 @@ class Tally:
     left: list[str] = field(default_factory=list)
 
 
-def warm() -> None:
-    """Import what a run imports, in the process that runs are forked from."""
-    import ants  # noqa: F401
-    import nnunetv2.inference.predict_from_raw_data  # noqa: F401
-    import torch
-
-    import bids_stroke.bids.layout
-    import bids_stroke.models.predictor
-    import bids_stroke.reports.participant
-    import bids_stroke.workflows.base  # noqa: F401
-    from bids_stroke.models.executors import has_openvino, import_openvino
-
-    if has_openvino():
-        import_openvino()
-    torch.set_num_threads(1)
-
-
-def start(root: Path, name: str, *flags: str, before: Callable[[], object] = int) -> int:
-    """Fork a run with the output and work folder ``name``; returns its process id.
+def start(root: Path, name: str, *flags: str, before: Callable[[], object] | None = None) -> int:
+    """Start a run with the output and work folder ``name``; returns its process id.
 
     ``before`` is called in the new process.
     """
-    child = os.fork()
-    if child:
-        return child
-    code = 99
-    try:
-        log = (root / f"{name}.log").open("a", buffering=1)
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-        sys.stdout = sys.stderr = log  # pytest has put files of its own there
-        before()
-        from bids_stroke.cli.run import main
-
-        places = [str(root / "bids"), str(root / name / "out"), "participant"]
-        work = ["-w", str(root / name / "work"), "--nipype-plugin-file", str(root / "linear.yml")]
-        model = ["--model", str(root / "model" / "tiny.toml")]
-        code = main([*places, *work, *FLAGS, *model, *flags])
-        sys.stdout.flush()
-    finally:
-        os._exit(code)
-
-
-def wait(process: int, seconds: float | None = None) -> int:
-    """Exit code of a run; after ``seconds`` it is killed, which gives ``KILLED``."""
-    end = time.monotonic() + (seconds if seconds is not None else 3600)
-    while time.monotonic() < end:
-        ended, status = os.waitpid(process, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.005)
-    os.kill(process, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    places = [str(root / "bids"), str(root / name / "out"), "participant"]
+    work = ["-w", str(root / name / "work"), "--nipype-plugin-file", str(root / "linear.yml")]
+    model = ["--model", str(root / "model" / "tiny.toml")]
+    words = [*places, *work, *FLAGS, *model, *flags]
+    return forks.start(words, root / f"{name}.log", before)
 
 
 def prepare(
@@ -166,7 +123,6 @@ def compare(root: Path, name: str, expected: Mapping[str, str], tally: Tally) ->
 def run(root: Path, count: int, seed: int = 1) -> Tally:
     """At least ``count`` kills over as many cycles as that takes."""
     rng, tally = random.Random(seed), Tally()  # noqa: S311 - moments, not secrets
-    warm()
     prepare(root)
     began = time.monotonic()
     if wait(start(root, "calm")) != DONE:

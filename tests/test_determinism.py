@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests import faults
+from tests.forks import wait
 
 pytestmark = [
     pytest.mark.slow,
@@ -21,7 +22,6 @@ def numbers(root: Path, name: str) -> dict[str, str]:
 
 
 def test_processes_and_threads_do_not_change_a_byte(tmp_path: Path) -> None:
-    faults.warm()
     root = faults.prepare(tmp_path, ("01", "02"))
     (root / "pool.yml").write_text("plugin: MultiProc\n")
     pool = ("--nipype-plugin-file", str(root / "pool.yml"))
@@ -31,7 +31,7 @@ def test_processes_and_threads_do_not_change_a_byte(tmp_path: Path) -> None:
         "threads": ("--nprocs", "1", "--omp-nthreads", "2"),
         "pool": ("--nprocs", "2", "--omp-nthreads", "1", *pool),
     }
-    codes = {name: faults.wait(faults.start(root, name, *flags)) for name, flags in runs.items()}
+    codes = {name: wait(faults.start(root, name, *flags)) for name, flags in runs.items()}
     assert codes == dict.fromkeys(runs, 0)
     expected = numbers(root, "first")
     assert any("probseg" in path for path in expected)

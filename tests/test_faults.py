@@ -19,7 +19,8 @@ import pandas as pd
 import pytest
 
 from bids_stroke.core.files import sha256
-from tests import faults, small
+from tests import faults, forks, small
+from tests.forks import wait
 
 pytestmark = [
     pytest.mark.slow,
@@ -36,19 +37,14 @@ def test_killed_runs_go_on_and_give_the_same_bytes(tmp_path: Path) -> None:
     assert tally.left == []
 
 
-@pytest.fixture(scope="module")
-def warm() -> None:
-    faults.warm()
-
-
 SUBJECTS = tuple(f"{n:02d}" for n in range(1, 9))
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, warm: None) -> Iterator[Path]:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Eight participants, and the outputs of a run that had them all alone."""
     root = faults.prepare(tmp_path_factory.mktemp("together"), SUBJECTS, ("T1w",))
-    assert faults.wait(faults.start(root, "alone")) == 0
+    assert wait(faults.start(root, "alone")) == 0
     yield root
 
 
@@ -64,7 +60,7 @@ def test_runs_side_by_side_lose_nothing(place: Path, count: int) -> None:
         faults.start(place, name, "--participant-label", subject) for subject in SUBJECTS[:count]
     ]
     groups = [group(place, name) for _ in range(3)]
-    assert [faults.wait(process) for process in processes] == [0] * count
+    assert [wait(process) for process in processes] == [0] * count
     assert set(groups) <= {0, 66}
     alone = faults.outputs(place, "alone")
     wanted = {path for path in alone if path[4:6] in SUBJECTS[:count]}
@@ -81,16 +77,8 @@ def test_runs_side_by_side_lose_nothing(place: Path, count: int) -> None:
 
 def group(root: Path, name: str) -> int:
     """Exit code of the group level on what is there now."""
-    child = os.fork()
-    if child:
-        return faults.wait(child)
-    from bids_stroke.cli.run import main
-
-    try:
-        code = main([str(root / "bids"), str(root / name / "out"), "group"])
-    except BaseException:  # noqa: BLE001 - the parent must not go on twice
-        code = 99
-    os._exit(code)
+    words = [str(root / "bids"), str(root / name / "out"), "group"]
+    return wait(forks.start(words, root / f"{name}-group.log"))
 
 
 def test_the_same_participant_twice_at_once(place: Path) -> None:
@@ -100,9 +88,9 @@ def test_the_same_participant_twice_at_once(place: Path) -> None:
         time.sleep(0.01)
     time.sleep(0.3)
     second = faults.start(place, "twice", "--participant-label", "01")
-    assert faults.wait(second) == 75
+    assert wait(second) == 75
     assert "Another run computes sub-01" in (place / "twice.log").read_text()
-    assert faults.wait(first) == 0
+    assert wait(first) == 0
 
 
 def a_year_back() -> None:
@@ -111,15 +99,15 @@ def a_year_back() -> None:
     time.time = lambda: real() - 3e7
 
 
-def test_a_clock_that_jumps(warm: None, tmp_path: Path) -> None:
+def test_a_clock_that_jumps(tmp_path: Path) -> None:
     """Inputs from the future and a clock that was put back: nothing is computed again."""
     root = faults.prepare(tmp_path, ("01",), ("T1w",))
     later = time.time() + 3e7
     for path in (root / "bids").rglob("*"):
         os.utime(path, (later, later))
-    assert faults.wait(faults.start(root, "clock")) == 0
+    assert wait(faults.start(root, "clock")) == 0
     before = faults.finished(root, "clock")
-    assert faults.wait(faults.start(root, "clock", before=a_year_back)) == 0
+    assert wait(faults.start(root, "clock", before=a_year_back)) == 0
     after = faults.finished(root, "clock")
     assert len(before) > 20
     assert [p for p in before if before[p] != after[p] and not faults.is_sink(p)] == []
@@ -137,13 +125,13 @@ def test_a_full_disk_means_try_again_and_the_next_run_goes_on(place: Path, megab
     if mounted.returncode:
         pytest.skip("needs the right to mount a small file system")
     try:
-        assert faults.wait(faults.start(place, name, *label)) == 75
+        assert wait(faults.start(place, name, *label)) == 75
         said = (place / f"{name}.log").read_text()
         assert "Traceback" not in said
         assert "disk" in said
         assert not [p for p in folder.rglob("sub-01*") if ".tmp-" in p.name]
         subprocess.run(["mount", "-o", "remount,size=200m", folder], check=True)
-        assert faults.wait(faults.start(place, name, *label)) == 0
+        assert wait(faults.start(place, name, *label)) == 0
         alone = {k: v for k, v in faults.outputs(place, "alone").items() if k[:6] == "sub-01"}
         assert faults.outputs(place, name) == alone
     finally:
@@ -157,13 +145,13 @@ def with_little_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
 
-def test_too_little_memory_means_try_again(warm: None, tmp_path: Path) -> None:
+def test_too_little_memory_means_try_again(tmp_path: Path) -> None:
     root = faults.prepare(tmp_path)
     large = np.zeros((320, 320, 320), np.int16)
     large[60:260, 60:260, 60:260] = small.brain(shape=(200, 200, 200))
     nib.Nifti1Image(large, np.eye(4)).to_filename(small.place(root / "bids", "large"))
     run = faults.start(root, "memory", "--participant-label", "large", before=with_little_memory)
-    assert faults.wait(run) == 75
+    assert wait(run) == 75
     said = (root / "memory.log").read_text()
     assert "sub-large: FAILED: Memory ran out while" in said
     assert "Traceback" not in said
@@ -226,16 +214,14 @@ def without_rights() -> None:
         ("rights/work", 73, "another by -w"),
     ],
 )
-def test_what_may_not_be_read_or_written(
-    warm: None, tmp_path: Path, what: str, code: int, words: str
-) -> None:
+def test_what_may_not_be_read_or_written(tmp_path: Path, what: str, code: int, words: str) -> None:
     root = faults.prepare(tmp_path)
     locked = root / what
     if not locked.exists():
         locked.mkdir(parents=True)
     locked.chmod(0o000 if what.startswith("bids") else 0o555)
     try:
-        assert faults.wait(faults.start(root, "rights", before=without_rights)) == code
+        assert wait(faults.start(root, "rights", before=without_rights)) == code
     finally:
         locked.chmod(0o755)
     said = (root / "rights.log").read_text()

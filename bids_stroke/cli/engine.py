@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from functools import partial
 from multiprocessing import connection
 from pathlib import Path
@@ -193,16 +194,31 @@ def configure(execution: Execution, log_dir: Path, pairs: int) -> None:
     )
     nipype.config.resource_monitor = execution.resource_monitor
     nipype.logging.update_logging(nipype.config)
-    _log_to(log_dir / "nipype.log", keep_terminal=execution.verbose > 0)
+    log_to(log_dir / "nipype.log", keep_terminal=execution.verbose > 0)
 
 
-def _log_to(path: Path, *, keep_terminal: bool) -> None:
+class _LogFile(logging.FileHandler):
+    """A log that a full disk cuts short: the run itself says that the disk is full."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Pass over what could not be written, and tell of anything else."""
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        """Close the file, even where its last lines find no room."""
+        with suppress(OSError):
+            super().close()
+
+
+def log_to(path: Path, *, keep_terminal: bool) -> None:
+    """Send nipype's messages to a file, and to the terminal only where that is wanted."""
     logger = logging.getLogger("nipype")
     for handler in list(logger.handlers):
         if isinstance(handler, logging.FileHandler) or not keep_terminal:
             logger.removeHandler(handler)
             handler.close()
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s: %(message)s"))
     logger.addHandler(handler)
     logger.propagate = False
