@@ -3,7 +3,7 @@
     python benchmarks/one_subject.py [--quick] [--bids DIR ...] [--repeats N]
 
 ``--bids`` names datasets of one session each with a T1w and a FLAIR; without it, and with
-``--quick``, the session is the MNI152 template with a painted lesion, without its skull. The other
+``--quick``, the session is a synthetic head of ``bids_stroke-demo`` with known lesions. The other
 side is what a user would chain, each step in a process: deepbet, ANTsPy's N4 and rigid registration
 by their defaults, z-scores, ``nnUNetv2_predict_from_modelfolder``, threshold and small components,
 and the mask brought to the FLAIR. Weights, threshold and least volume are the same. Clock and
@@ -12,6 +12,7 @@ line is one JSON object.
 """
 
 import argparse
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -26,19 +27,17 @@ from measuring import bids_stroke, describe, dice, finish, print_table, run_pyth
 from bids_stroke import data
 
 MODEL = data.path("models/embedded")
-THRESHOLD, MIN_MM3 = 0.3, 60.0
+THRESHOLD, MIN_MM3 = 0.3, 20.0  # of data/models/embedded.toml
 
+MAKE = """
+import sys
+from bids_stroke.cli.demo import main
+sys.exit(main(sys.argv[1:]))
+"""
 EXTRACT = """
 import sys
 from deepbet import run_bet
 run_bet([sys.argv[1]], [sys.argv[2]], [sys.argv[3]], no_gpu=True)
-"""
-BARE = """
-import sys, nibabel, numpy
-image = nibabel.load(sys.argv[1])
-mask = (image.get_fdata() != 0).astype(numpy.uint8)
-nibabel.save(image, sys.argv[2])
-nibabel.save(nibabel.Nifti1Image(mask, image.affine), sys.argv[3])
 """
 N4 = """
 import sys, ants
@@ -80,14 +79,14 @@ ants.image_write(moved, sys.argv[8])
 """
 
 
-def chained(t1w: Path, flair: Path, folder: Path, *, stripped: bool) -> Path:
+def chained(t1w: Path, flair: Path, folder: Path) -> Path:
     """Run the tools one after the other; returns the mask on the grid of the T1w."""
     folder.mkdir(parents=True, exist_ok=True)
     network, found = folder / "network", folder / "found"
     network.mkdir(exist_ok=True)
     for name, image in (("t1w", t1w), ("flair", flair)):
         brain, mask = folder / f"{name}_brain.nii.gz", folder / f"{name}_mask.nii.gz"
-        run_python(["-c", BARE if stripped else EXTRACT, image, brain, mask])
+        run_python(["-c", EXTRACT, image, brain, mask])
         run_python(["-c", N4, brain, mask, folder / f"{name}_n4.nii.gz"])
     moved, matrix = folder / "moved.nii.gz", folder / "matrix.mat"
     run_python(
@@ -117,26 +116,19 @@ def ours(bids: Path, folder: Path) -> None:
     )
 
 
-def painted(root: Path) -> Path:
-    """A dataset of one session: the template with a lesion, without skull, at 1.5 mm."""
-    import predict
-
-    describe(root)
-    anat = root / "sub-01" / "anat"
-    anat.mkdir(parents=True)
-    case = predict.QUICK["embedded"]
-    affine = np.diag([*case.voxel, 1.0])
-    for suffix, image in predict.scan(case).items():
-        positive = np.where(image != 0, image - image.min() + 10, 0).astype(np.float32)
-        nib.save(nib.Nifti1Image(positive, affine), anat / f"sub-01_{suffix}.nii.gz")
-    return root
+def synthetic(root: Path) -> Path:
+    """A dataset of one session: a synthetic head at its full size."""
+    run_python(["-c", MAKE, root / "all"])
+    describe(root / "one")
+    shutil.copytree(root / "all" / "sub-02", root / "one" / "sub-02")
+    return root / "one"
 
 
-def compare(bids: Path, folder: Path, repeats: int, *, stripped: bool) -> dict[str, Any]:
+def compare(bids: Path, folder: Path, repeats: int) -> dict[str, Any]:
     """Costs of both sides, their ratios, and how equal the masks are."""
     (t1w,), (flair,) = (sorted(bids.rglob(f"sub-*_{s}.nii.gz")) for s in ("T1w", "FLAIR"))
     runners = {
-        "tools in sequence": partial(chained, t1w, flair, folder / "tools", stripped=stripped),
+        "tools in sequence": partial(chained, t1w, flair, folder / "tools"),
         "ours": partial(ours, bids, folder / "ours"),
     }
     costs = taking_turns(runners, repeats)
@@ -173,19 +165,18 @@ def _agreement(folder: Path) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a small phantom, once")
+    parser.add_argument("--quick", action="store_true", help="a synthetic head, once")
     parser.add_argument("--bids", type=Path, nargs="+", default=[])
     parser.add_argument("--repeats", type=int, default=3)
     asked = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         datasets = [] if asked.quick else asked.bids
-        sessions = [(path.resolve(), False) for path in datasets]
-        sessions = sessions or [(painted(folder / "phantom"), True)]
+        sessions = [path.resolve() for path in datasets] or [synthetic(folder / "head")]
         repeats = 1 if asked.quick else asked.repeats
         cases = {
-            bids.name: compare(bids, folder / f"case_{number}", repeats, stripped=stripped)
-            for number, (bids, stripped) in enumerate(sessions)
+            bids.name: compare(bids, folder / f"case_{number}", repeats)
+            for number, bids in enumerate(sessions)
         }
     finish({"cases": cases})
     return 0

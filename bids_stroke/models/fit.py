@@ -175,13 +175,30 @@ def train_stage(job: Job, recipe: Recipe, stage: Stage, previous: Path | None) -
     trainer.watch_model = of_stage(own, trainer.folder.parent, LATEST)
     trainer.watched = watched_cases(job)
     trainer.wanted = _supervision(job)
-    signal.signal(signal.SIGTERM, lambda *_: setattr(trainer, "stopping", True))
     trainer.tell()
     try:
-        trainer.run_training()
+        with _stopped_by_a_signal(trainer):
+            trainer.run_training()
     except Stopped:
         return None
     return final
+
+
+@contextmanager
+def _stopped_by_a_signal(trainer: Any) -> Iterator[None]:
+    """SIGTERM ends training after this iteration; processes forked from ours it ends at once."""
+    owner = os.getpid()
+
+    def stop(*_: object) -> None:
+        if os.getpid() != owner:
+            os._exit(128 + signal.SIGTERM)
+        trainer.stopping = True
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _start(trainer: Any, job: Job, recipe: Recipe, stage: Stage, previous: Path | None) -> None:

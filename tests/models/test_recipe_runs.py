@@ -36,7 +36,7 @@ def small(name: str) -> Recipe:
     """A recipe for the balls of tests/training_data: 3 mm, small patches, small networks."""
     found = tiny(recipes.find(name).with_pretrained(False))
     planar = found.plan.configuration == "2d"
-    patch: tuple[int, ...] = (32, 32) if planar else (16, 16, 16)
+    patch: tuple[int, ...] = (32, 32) if planar else (32, 16, 16)
     stages = tuple(
         replace(
             stage,
