@@ -27,12 +27,17 @@ def read_transform(path: Path) -> Any:
 def to_sitk(data: np.ndarray, affine: np.ndarray) -> SimpleITK.Image:
     """SimpleITK image (float32) of an array [x, y, z] with a RAS+ mm affine."""
     image = SimpleITK.GetImageFromArray(np.ascontiguousarray(data.T, dtype=np.float32))
+    place_in_space(image, affine)
+    return image
+
+
+def place_in_space(image: SimpleITK.Image, affine: np.ndarray) -> None:
+    """Give an image the origin, spacing and direction of a RAS+ mm affine."""
     sides = voxel_sizes(affine)
     lps = np.diag([*_FLIP, 1.0]) @ affine
     image.SetOrigin(lps[:3, 3].tolist())
     image.SetSpacing(sides.tolist())
     image.SetDirection((lps[:3, :3] / sides).ravel().tolist())
-    return image
 
 
 def warp(

@@ -1,4 +1,4 @@
-"""N4 and rigid registration by ANTsPy, from arrays in memory."""
+"""N4, and rigid registration by ANTsPy, from arrays in memory."""
 
 import os
 from collections.abc import Iterator
@@ -17,6 +17,7 @@ from nipype.interfaces.base import (
 )
 
 from bids_stroke.core import geometry, intensity, similarity
+from bids_stroke.core.bias import n4
 from bids_stroke.core.files import save_image, write_json
 from bids_stroke.core.geometry import Grid
 from bids_stroke.interfaces.images import read
@@ -64,7 +65,6 @@ class _N4Input(BaseInterfaceInputSpec):
     in_mask = File(exists=True, mandatory=True, desc="brain mask on the same grid")
     shrink = traits.Range(low=1, value=4, usedefault=True, desc="largest shrink factor")
     iterations = traits.List(traits.Int, [50, 50, 50, 50], usedefault=True, desc="for each level")
-    seed = traits.Int(1, usedefault=True, desc="seed of ANTs")
 
 
 class _N4Output(TraitedSpec):
@@ -80,15 +80,13 @@ class N4BiasFieldCorrection(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         data, grid = read(self.inputs.in_file)
         mask, _ = read(self.inputs.in_mask)
-        with reproducible(self.inputs.seed):
-            import ants
-
-            corrected = ants.n4_bias_field_correction(
-                to_ants(data, grid.affine),
-                mask=to_ants(mask, grid.affine),
-                shrink_factor=intensity.shrink_factor(grid.shape, self.inputs.shrink),
-                convergence={"iters": self.inputs.iterations, "tol": 1e-7},
-            ).numpy()
+        corrected = n4(
+            data,
+            mask,
+            grid.affine,
+            shrink=intensity.shrink_factor(grid.shape, self.inputs.shrink),
+            iterations=self.inputs.iterations,
+        )
         out = Path(runtime.cwd) / "n4.nii.gz"
         save_image(intensity.masked(corrected, mask), grid.affine, out, dtype=np.float32)
         self._results["out_file"] = str(out)

@@ -262,7 +262,6 @@ def _n4_one(workflow: Workflow, channel: Channel, settings: Settings) -> Channel
         N4BiasFieldCorrection(
             shrink=settings.n4_shrink,
             iterations=[5, 5] if settings.sloppy else [50, 50, 50, 50],
-            seed=settings.random_seed,
         ),
         name=f"{channel.name}_n4",
         mem_gb=1.5,
