@@ -3,6 +3,7 @@
 Arrays are [x, y, z] in voxel order and affines are RAS+ in mm, as in nibabel. ITK files are LPS.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -149,8 +150,10 @@ def to_ras(data: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return turned, affine @ inv_ornt_aff(orientation, data.shape)
 
 
-def bounding_box(mask: np.ndarray, margin_vox: int = 0) -> Box:
+def bounding_box(mask: np.ndarray, margin_vox: int | Sequence[int] = 0) -> Box:
     """Slices of the smallest box around the true voxels, grown by a margin within the array.
+
+    The margin is one for all axes, or one for each.
 
     Raises ValueError when no voxel is true.
     """
@@ -158,8 +161,10 @@ def bounding_box(mask: np.ndarray, margin_vox: int = 0) -> Box:
         raise ValueError("an empty mask has no bounding box")
     sides = ndimage.find_objects((mask != 0).view(np.uint8))[0]
     x, y, z = (
-        slice(max(side.start - margin_vox, 0), min(side.stop + margin_vox, size))
-        for side, size in zip(sides, mask.shape, strict=True)
+        slice(max(side.start - margin, 0), min(side.stop + margin, size))
+        for side, margin, size in zip(
+            sides, np.broadcast_to(margin_vox, 3), mask.shape, strict=True
+        )
     )
     return x, y, z
 

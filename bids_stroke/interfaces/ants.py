@@ -22,9 +22,11 @@ from bids_stroke.core.files import save_image, write_json
 from bids_stroke.core.geometry import Grid
 from bids_stroke.interfaces.images import read
 
-LEVELS_MM = (6.0, 4.0, 3.0, 2.0)
-"""Voxel size at the four levels of a registration, whatever the resolution of the images."""
-SMOOTHING_MM = (3.0, 2.0, 1.0, 0.0)
+LEVELS_MM = (6.0, 4.0, 2.0)
+"""Voxel size at the three levels of a registration, whatever the resolution of the images."""
+SMOOTHING_MM = (3.0, 2.0, 0.0)
+MARGIN_MM = 10.0
+"""What is kept around a brain: registration costs by the size of the images."""
 
 
 @contextmanager
@@ -98,7 +100,7 @@ class _RigidInput(BaseInterfaceInputSpec):
     fixed_mask = File(exists=True, mandatory=True, desc="its brain mask")
     moving = File(exists=True, mandatory=True, desc="brain-only image to bring there")
     moving_mask = File(exists=True, mandatory=True, desc="its brain mask")
-    iterations = traits.List(traits.Int, [1000, 500, 250, 30], usedefault=True, desc="by level")
+    iterations = traits.List(traits.Int, [100, 30, 15], usedefault=True, desc="by level")
     seed = traits.Int(1, usedefault=True, desc="seed of ANTs")
 
 
@@ -117,8 +119,8 @@ class RigidRegistration(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         cwd = Path(runtime.cwd)
         images = {
-            name: read(getattr(self.inputs, name))
-            for name in ("fixed", "fixed_mask", "moving", "moving_mask")
+            **around_the_brain("fixed", self.inputs.fixed, self.inputs.fixed_mask),
+            **around_the_brain("moving", self.inputs.moving, self.inputs.moving_mask),
         }
         start = starting_point(images)
         matrix, quality = judged(images, self._register(images, start, cwd))
@@ -150,6 +152,19 @@ class RigidRegistration(SimpleInterface):
 
 
 Images = dict[str, tuple[np.ndarray, Grid]]
+
+
+def around_the_brain(name: str, image: str, mask: str) -> Images:
+    """A brain-only image and its mask, cut to the brain and a margin."""
+    data, grid = read(image)
+    inside, _ = read(mask)
+    margin = np.ceil(MARGIN_MM / voxel_sizes(grid.affine)).astype(int)
+    box = geometry.bounding_box(inside, margin.tolist())
+    cut = {}
+    for key, values in ((name, data), (f"{name}_mask", inside)):
+        part, affine = geometry.crop(values, grid.affine, box)
+        cut[key] = (part, Grid(part.shape, affine))
+    return cut
 
 
 def starting_point(images: Images) -> np.ndarray:

@@ -309,7 +309,7 @@ def _registration(
     """The node that finds the transform between two channels."""
     node = pe.Node(
         RigidRegistration(
-            iterations=[100, 50, 0, 0] if settings.sloppy else [1000, 500, 250, 30],
+            iterations=[100, 30, 0] if settings.sloppy else [100, 30, 15],
             seed=settings.random_seed,
         ),
         name="register",
