@@ -1,10 +1,12 @@
 """The group level on many synthetic outputs: time, memory and the page in a browser, as they grow.
 
     python benchmarks/group.py [--quick] [--sizes 100 1000 10000] [--references 200]
+    python benchmarks/group.py --pages BEFORE.html AFTER.html
 
 Outputs are written as files, as the participant level leaves them, on tiny grids: what is measured
 is what grows with the number of sessions, not the metrics of large images. Each size runs in a
-process of its own. The last line is one JSON object of the figures.
+process of its own. The second form only opens pages that are there, in turns. The last line is one
+JSON object of the figures.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -24,6 +27,7 @@ from bids_stroke.bids.names import output_path
 from bids_stroke.core.files import save_image, write_json
 
 SIZES, QUICK_SIZES = (100, 1000, 10_000), (20, 60)
+TURNS = 7
 SHAPE = (24, 28, 24)
 TEMPLATE = np.array([[8.0, 0, 0, -92], [0, 8, 0, -130], [0, 0, 8, -72], [0, 0, 0, 1]])
 NATIVE = np.diag([8.0, 8.0, 8.0, 1.0])
@@ -149,37 +153,52 @@ def _peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def in_browser(page: Path) -> dict[str, float]:
-    """Milliseconds until the page is drawn, a filter and a sort, in headless Chromium."""
+TIMED = """(action) => new Promise((done) => {
+    const start = performance.now();
+    action === "sort" ? document.querySelectorAll("#cohort-table th button")[2].click()
+      : (document.getElementById("filter-text").value = "sub-00001",
+         document.querySelector(".filters").dispatchEvent(new Event("input")));
+    requestAnimationFrame(() => setTimeout(() => done(performance.now() - start)));
+})"""
+OPENED = """() => {
+    const { loadEventEnd, fetchStart } = performance.getEntriesByType("navigation")[0];
+    return loadEventEnd - fetchStart;
+}"""
+
+
+def in_browser(*pages: Path) -> list[dict[str, float]]:
+    """Milliseconds until each page is open, of a sort and of a filter, in headless Chromium.
+
+    Pages take turns, each time in a new browser; medians of ``TURNS``. Empty without Chromium.
+    """
     from playwright.sync_api import sync_playwright
 
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
     if program is None:
-        return {}
-    timed = """(action) => new Promise((done) => {
-        const start = performance.now();
-        action === "sort" ? document.querySelectorAll("#cohort-table th button")[2].click()
-          : (document.getElementById("filter-text").value = "sub-00001",
-             document.querySelector(".filters").dispatchEvent(new Event("input")));
-        requestAnimationFrame(() => setTimeout(() => done(performance.now() - start)));
-    })"""
+        return [{} for _ in pages]
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=program, args=["--no-sandbox", "--disable-gpu"]
-        )
-        tab = browser.new_page()
-        tab.goto(page.as_uri(), wait_until="load")
-        tab.wait_for_selector("#cohort-table tbody tr")
-        found = {
-            "open_ms": tab.evaluate(
-                "performance.timing.loadEventEnd - performance.timing.fetchStart"
-            ),
-            "sort_ms": tab.evaluate(timed, "sort"),
-            "filter_ms": tab.evaluate(timed, "filter"),
-            "elements": tab.evaluate("document.querySelectorAll('*').length"),
-        }
-        browser.close()
-    return {name: round(value, 1) for name, value in found.items()}
+        turns = [
+            [_opened(playwright.chromium, program, page) for page in pages] for _ in range(TURNS)
+        ]
+    return [
+        {name: round(median(one[name] for one in of), 1) for name in of[0]}
+        for of in zip(*turns, strict=True)
+    ]
+
+
+def _opened(chromium: Any, program: str, page: Path) -> dict[str, float]:
+    browser = chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+    tab = browser.new_page()
+    tab.goto(page.resolve().as_uri(), wait_until="load")
+    tab.wait_for_selector("#cohort-table tbody tr")
+    found = {
+        "open_ms": tab.evaluate(OPENED),
+        "sort_ms": tab.evaluate(TIMED, "sort"),
+        "filter_ms": tab.evaluate(TIMED, "filter"),
+        "elements": tab.evaluate("document.querySelectorAll('*').length"),
+    }
+    browser.close()
+    return found
 
 
 def measure(sessions: int, references: int) -> dict[str, float]:
@@ -192,7 +211,8 @@ def measure(sessions: int, references: int) -> dict[str, float]:
         if done.returncode:
             raise SystemExit(done.stderr)
         figures = json.loads(done.stdout.splitlines()[-1])
-        return {"sessions": sessions, **figures, **in_browser(root / "out" / "group.html")}
+        (opened,) = in_browser(root / "out" / "group.html")
+        return {"sessions": sessions, **figures, **opened}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -201,10 +221,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--sizes", nargs="+", type=int)
     parser.add_argument("--references", type=int, default=0, help="sessions with manual masks")
+    parser.add_argument("--pages", type=Path, nargs="+", help="only open these, in turns")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.worker:
         print(json.dumps(run_once(options.worker)))
+        return
+    if options.pages:
+        opened = zip(map(str, options.pages), in_browser(*options.pages), strict=True)
+        print(json.dumps({"benchmark": "group", "pages": dict(opened)}))
         return
     sizes = options.sizes or (QUICK_SIZES if options.quick else SIZES)
     rows = []

@@ -91,9 +91,10 @@ def fragment(template: str, **values: Any) -> Markup:
 def render(template: str, path: Path, **values: Any) -> Path:
     """Fill a template of ``data/templates`` and write the page atomically.
 
-    ``libraries`` are scripts that only some pages need, ``licences`` pairs of the name and the
-    licence of what they carry (``viewer.assets()`` gives both). ``connect`` is what the page may
-    load besides itself: a source of the Content-Security-Policy.
+    ``libraries`` are scripts that only some pages need, ``packed`` those that such a script unpacks
+    when it needs them (base64 of gzip, by the id of their element), ``licences`` pairs of the name
+    and the licence of what they carry (``viewer.assets()`` gives all). ``connect`` is what the page
+    may load besides itself: a source of the Content-Security-Policy.
     """
     common = {
         "style": asset("page.css") + asset("viewer.css"),
@@ -101,6 +102,7 @@ def render(template: str, path: Path, **values: Any) -> Path:
         "version": __version__,
         "written": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         "libraries": (),
+        "packed": {},
         "licences": (),
         "connect": "'none'",
     }

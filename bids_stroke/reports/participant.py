@@ -47,7 +47,7 @@ MORE_COLUMNS = {
 """Columns that are shown where the table has them."""
 ONE_SIDED = 0.9
 PAGE_BYTES = 14_000_000
-LIBRARY_BYTES = 2_700_000
+LIBRARY_BYTES = 1_200_000
 LEAST_BYTES = 300_000
 """Less is no picture of a brain: the viewers of so many sessions link their images."""
 PICTURES_SHARE = 0.7

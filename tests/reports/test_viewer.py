@@ -4,6 +4,7 @@ import base64
 import gzip
 import json
 import re
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,12 @@ def test_linked_images_are_named_and_not_carried() -> None:
     html = str(viewer.viewer_html([volume], RAS, name="v", title="t", linked=True))
     assert payload(html)["layers"][0]["base64"] == ""
     assert 'href="sub-01/anat/sub-01_T1w.nii.gz"' in html
+
+
+def test_the_library_is_packed_whole() -> None:
+    carried = gzip.decompress(base64.b64decode(viewer.niivue()))
+    assert carried == files("nilearn").joinpath("_assets", "js", "niivue.umd.js").read_bytes()
+    assert len(viewer.niivue()) < len(carried) / 2
 
 
 def test_a_page_without_a_viewer_carries_no_library() -> None:

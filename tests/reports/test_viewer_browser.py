@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from markupsafe import Markup
 from PIL import Image
 
 from bids_stroke.reports import pages, viewer
@@ -128,6 +129,28 @@ def test_the_crosshair_moves_by_keyboard(open_phantom: Any) -> None:
 
 def pull(page: Any, selector: str, value: float) -> None:
     page.locator(selector).first.fill(str(value))
+
+
+def test_the_library_starts_with_the_first_viewer_that_is_seen(
+    gl_browser: Any, tmp_path: Path
+) -> None:
+    """Before that it is text, which costs the page no time; after it, it is there once."""
+    volume = viewer.Volume(name="T1w", data=np.ones((9, 9, 9), np.float32))
+    space = Markup('<div style="height: 400vh"></div>')
+    below = [
+        space + viewer.viewer_html([volume], np.eye(4), name=name, title=name) for name in "ab"
+    ]
+    path = tmp_path / "page.html"
+    pages.render("citation.html.j2", path, methods=Markup().join(below), **viewer.assets())
+    with Visit(gl_browser, path, "phone") as visit:
+        visit.page.wait_for_timeout(500)
+        assert visit.page.evaluate("typeof niivue") == "undefined"
+        scripts = visit.page.locator("script").count()
+        for name in "ab":
+            visit.page.locator(f"#{name}").scroll_into_view_if_needed()
+            visit.page.wait_for_selector(f"#{name}[data-ready]", timeout=PATIENCE)
+        assert visit.page.evaluate("typeof niivue") == "object"
+        assert visit.page.locator("script").count() == scripts + 1
 
 
 def test_nothing_is_asked_of_the_network(subject: Visit) -> None:

@@ -43,6 +43,18 @@
     for (let index = 0; index < out.length; index++) if (out[index] === 2) out[index] = 0;
   };
 
+  // NiiVue lies packed in the page: it is unpacked, and compiled, for the first viewer that is seen.
+  let unpacking;
+  const unpacked = async () => {
+    const packed = atob(document.getElementById("packed-niivue").textContent);
+    const bytes = Uint8Array.from(packed, (char) => char.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    const script = document.createElement("script");
+    script.textContent = await new Response(stream).text();
+    document.head.append(script);
+  };
+  const library = () => (unpacking ??= unpacked());
+
   class Viewer {
     constructor(root) {
       this.root = root;
@@ -54,9 +66,10 @@
     }
 
     async start() {
-      if (!window.niivue || !document.createElement("canvas").getContext("webgl2")) return;
+      if (!window.DecompressionStream || !document.createElement("canvas").getContext("webgl2")) return;
       this.root.querySelector(".viewer-on").hidden = false;
       try {
+        await library();
         await this.attach();
         this.wire();
         if (this.data.layers.every((layer) => layer.base64)) await this.load(this.embedded());
