@@ -1,6 +1,7 @@
-"""Kill runs at random moments, let them go on, and compare with a run that nobody disturbed.
+"""Kill runs, let them go on, and compare with a run that nobody disturbed.
 
-``python -m tests.faults FOLDER --count 50`` prints one line a kill and a summary. Runs are forked
+``python -m tests.faults FOLDER --count 50`` kills at random moments, ``--every-step`` at each
+moment of each step (``tests.kills``); both print one line a kill and a summary. Runs are forked
 from a process that has imported everything, so that a kill hits a step and not an import.
 """
 
@@ -10,16 +11,17 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bids_stroke.core.files import sha256
-from tests import forks
+from tests import forks, kills
 from tests.forks import KILLED, wait
 from tests.small import FLAGS, write_dataset, write_small_model
 
 DONE = 0
+Attempt = Callable[[], int]
 
 
 @dataclass
@@ -34,16 +36,22 @@ class Tally:
     left: list[str] = field(default_factory=list)
 
 
-def start(root: Path, name: str, *flags: str, before: Callable[[], object] | None = None) -> int:
+def start(
+    root: Path,
+    name: str,
+    *flags: str,
+    before: Callable[..., object] | None = None,
+    arguments: Sequence[str] = (),
+) -> int:
     """Start a run with the output and work folder ``name``; returns its process id.
 
-    ``before`` is called in the new process.
+    ``before`` is called in the new process with ``arguments``.
     """
     places = [str(root / "bids"), str(root / name / "out"), "participant"]
     work = ["-w", str(root / name / "work"), "--nipype-plugin-file", str(root / "linear.yml")]
     model = ["--model", str(root / "model" / "tiny.toml")]
     words = [*places, *work, *FLAGS, *model, *flags]
-    return forks.start(words, root / f"{name}.log", before)
+    return forks.start(words, root / f"{name}.log", before, arguments)
 
 
 def prepare(
@@ -87,12 +95,11 @@ def is_sink(result: Path) -> bool:
     return "outputs_wf" in result.parts
 
 
-def cycle(root: Path, name: str, rng: random.Random, length: float, tally: Tally) -> None:
-    """Kill a run again and again until it gets through, and look at what it left."""
-    budget = rng.uniform(0.1, 0.9) * length
+def cycle(root: Path, name: str, attempt: Attempt, tally: Tally) -> None:
+    """Attempt a run again and again until it gets through, and look at what each kill left."""
     while True:
         before = finished(root, name)
-        code = wait(start(root, name), rng.uniform(0.05, 1.0) * budget)
+        code = attempt()
         after = finished(root, name)
         again = [p for p, when in before.items() if after.get(p) != when and not is_sink(p)]
         tally.recomputed += [path.parent.name for path in again]
@@ -105,7 +112,37 @@ def cycle(root: Path, name: str, rng: random.Random, length: float, tally: Tally
         step = step_hit(root, name)
         tally.hit[step] += 1
         print(f"{name}: kill {tally.kills} in {step}", flush=True)
-        budget *= 1.15  # so that each cycle comes to its end
+
+
+def at_random(root: Path, name: str, rng: random.Random, length: float) -> Attempt:
+    """Attempts that are killed at a random moment, each as a rule later than the one before."""
+    budget = rng.uniform(0.1, 0.9) * length
+
+    def attempt() -> int:
+        nonlocal budget
+        budget *= 1.15  # so that the runs come to their end
+        return wait(start(root, name), rng.uniform(0.05, 1.0) * budget)
+
+    return attempt
+
+
+def at_moments(root: Path, name: str, *moments: str, flags: Sequence[str] = ()) -> Attempt:
+    """Attempts of which each is killed at the next of the moments, in one step after another."""
+    record = str(root / f"{name}.tsv")
+    arguments = [record, *moments]
+    return lambda: wait(start(root, name, *flags, before=kills.arrange, arguments=arguments))
+
+
+def steps(root: Path, name: str) -> set[str]:
+    """Full names of the steps that a run went through."""
+    work = root / name / "work"
+    return {".".join(path.parent.relative_to(work).parts[1:]) for path in finished(root, name)}
+
+
+def killed_in(root: Path, name: str) -> set[str]:
+    """Full names of the steps in which the runs of a cycle were killed."""
+    lines = (root / f"{name}.tsv").read_text().splitlines()
+    return {line.partition("\t")[0] for line in lines}
 
 
 def compare(root: Path, name: str, expected: Mapping[str, str], tally: Tally) -> None:
@@ -115,26 +152,49 @@ def compare(root: Path, name: str, expected: Mapping[str, str], tally: Tally) ->
         f"{name}/{path}" for path in {*made, *expected} if made.get(path) != expected.get(path)
     ]
     out = root / name / "out"
-    tally.left += [str(p.relative_to(root)) for p in out.rglob("*") if ".tmp-" in p.name]
+    left = [p.relative_to(out) for p in out.rglob("*") if ".tmp-" in p.name]
+    tally.left += [str(p) for p in left if not is_log(p)]
     pages = [p for p in out.glob("*.html") if not re.search(r"</html>\s*$", p.read_text())]
     tally.left += [str(p) for p in pages]
 
 
-def run(root: Path, count: int, seed: int = 1) -> Tally:
-    """At least ``count`` kills over as many cycles as that takes."""
-    rng, tally = random.Random(seed), Tally()  # noqa: S311 - moments, not secrets
-    prepare(root)
-    began = time.monotonic()
-    if wait(start(root, "calm")) != DONE:
+def is_log(path: Path) -> bool:
+    """Each run has its folder of logs, and that of a killed run is left as it was."""
+    return path.parts[0] == "logs" and len(path.parts) > 2
+
+
+def calm_run(root: Path, flags: Sequence[str] = ()) -> dict[str, str]:
+    """Outputs of a run that nobody disturbs."""
+    if wait(start(prepare(root), "calm", *flags)) != DONE:
         raise RuntimeError(f"The undisturbed run failed: see {root / 'calm.log'}.")
+    return outputs(root, "calm")
+
+
+def run(root: Path, count: int, seed: int = 1) -> Tally:
+    """At least ``count`` kills at random moments, over as many cycles as that takes."""
+    rng, tally = random.Random(seed), Tally()  # noqa: S311 - moments, not secrets
+    began = time.monotonic()
+    expected = calm_run(root)
     length = time.monotonic() - began
-    expected = outputs(root, "calm")
     while tally.kills < count:
         name = f"cycle{tally.resumed:02d}"
-        cycle(root, name, rng, length, tally)
+        cycle(root, name, at_random(root, name, rng, length), tally)
         compare(root, name, expected, tally)
         wrong = [*tally.different, *tally.left, *tally.recomputed]
         print(f"{name}: got through after {tally.kills} kills in all, {wrong=}", flush=True)
+    return tally
+
+
+def run_every_step(root: Path, moments: Sequence[str], flags: Sequence[str] = ()) -> Tally:
+    """One cycle for each moment, with a kill in each step; raises where a step was not hit."""
+    tally = Tally()
+    expected = calm_run(root, flags)
+    for moment in moments:
+        cycle(root, moment, at_moments(root, moment, moment, flags=flags), tally)
+        compare(root, moment, expected, tally)
+        missed = steps(root, "calm") - killed_in(root, moment)
+        if missed and moment not in kills.OF_FILES:
+            raise RuntimeError(f"No kill hit {', '.join(sorted(missed))} when it {moment}.")
     return tally
 
 
@@ -144,10 +204,15 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--count", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--every-step", action="store_true")
+    parser.add_argument("flags", nargs="*", help="of the runs, with --every-step, after --")
     options = parser.parse_args()
     options.folder.mkdir(parents=True)
-    tally = run(options.folder, options.count, options.seed)
-    print(f"{tally.kills} kills in {len(tally.hit)} steps, {tally.resumed} runs got through")
+    if options.every_step:
+        tally = run_every_step(options.folder, kills.MOMENTS, options.flags)
+    else:
+        tally = run(options.folder, options.count, options.seed)
+    print(f"{tally.kills} kills in {len(tally.hit)} steps, {tally.resumed} cycles got through")
     for step, times in tally.hit.most_common():
         print(f"{times:4d} {step}")
     print(f"{tally.different=} {tally.left=} {tally.recomputed=}")

@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -19,13 +20,18 @@ from typing import Any
 KILLED = -signal.SIGKILL
 
 
-def start(words: list[str], log: Path, before: Callable[[], object] | None = None) -> int:
+def start(
+    words: list[str],
+    log: Path,
+    before: Callable[..., object] | None = None,
+    arguments: Sequence[str] = (),
+) -> int:
     """Start a run with a command line; gives its process id.
 
     What it prints is added to ``log``. ``before``, a function of a module, is called in it first.
     """
     place = f"{before.__module__}:{before.__qualname__}" if before else ""
-    return int(ask(words=words, log=str(log), before=place))
+    return int(ask(words=words, log=str(log), before=place, arguments=list(arguments)))
 
 
 def wait(process: int, seconds: float = 600) -> int:
@@ -81,7 +87,7 @@ def warm() -> None:
     torch.set_num_threads(1)
 
 
-def fork(words: list[str], log: str, before: str) -> int:
+def fork(words: list[str], log: str, before: str, arguments: list[str]) -> int:
     """Process id of a run; in the new process this does not come back."""
     child = os.fork()
     if child:
@@ -95,11 +101,13 @@ def fork(words: list[str], log: str, before: str) -> int:
         sys.stdout = sys.stderr = written
         if before:
             module, _, name = before.partition(":")
-            getattr(import_module(module), name)()
+            getattr(import_module(module), name)(*arguments)
         from bids_stroke.cli.run import main as run
 
         code = run(words)
         sys.stdout.flush()
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(code)
 

@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 
 from bids_stroke.core.files import sha256
-from tests import faults, forks, small
+from tests import faults, forks, kills, small
 from tests.forks import wait
 
 pytestmark = [
@@ -32,6 +32,16 @@ pytestmark = [
 def test_killed_runs_go_on_and_give_the_same_bytes(tmp_path: Path) -> None:
     tally = faults.run(tmp_path / "kills", 5)
     assert tally.kills >= 5
+    assert tally.different == []
+    assert tally.recomputed == []
+    assert tally.left == []
+
+
+@pytest.mark.parametrize("moment", [kills.BEGINS, kills.FIRST, kills.COMPUTED])
+def test_each_step_is_killed_and_gone_on_with(tmp_path: Path, moment: str) -> None:
+    """All seven moments, and each file of a step: ``python -m tests.faults F --every-step``."""
+    tally = faults.run_every_step(tmp_path / "kills", [moment])
+    assert tally.kills >= 50
     assert tally.different == []
     assert tally.recomputed == []
     assert tally.left == []
