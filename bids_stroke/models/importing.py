@@ -61,19 +61,24 @@ def import_model(
     Raises InputMissing where there is no model, UnusableData for a hostile or damaged one, and
     UsageError for what the files don't tell and no flag says.
     """
-    with store.staging(models) as staged:
+    with store.staging(models) as staged, store.named_as(staged / "unpacked", source):
         folder = _opened(source, staged / "unpacked") / wishes.inside
         found = look(folder, wishes.checkpoint)
         draft = _draft(found, wishes)
         store.check_free(draft.name, models, overwrite=wishes.overwrite)
         target = staged / draft.name
-        checks: tuple[v1.Check, ...] = ()
-        if found.version == 1:
-            chosen = draft.channels
-            checks = tuple(v1.convert(found.folder, target, chosen, checkpoint=wishes.checkpoint))
-        else:
-            store.copy_v2(found.folder, target, draft.inference.checkpoint)
-        return store.install(draft, staged, models, overwrite=wishes.overwrite), checks
+        with store.named_as(target, found.folder):
+            checks = _brought(found, target, draft, wishes)
+            return store.install(draft, staged, models, overwrite=wishes.overwrite), checks
+
+
+def _brought(found: Found, target: Path, draft: Descriptor, wishes: Wishes) -> tuple[v1.Check, ...]:
+    """Copy or convert the found model to a folder; gives the checks of v1."""
+    if found.version == 1:
+        checkpoint = wishes.checkpoint
+        return tuple(v1.convert(found.folder, target, draft.channels, checkpoint=checkpoint))
+    store.copy_v2(found.folder, target, draft.inference.checkpoint)
+    return ()
 
 
 def _opened(source: Path, unpacked: Path) -> Path:

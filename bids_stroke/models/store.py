@@ -83,6 +83,15 @@ def staging(store: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def named_as(staged: Path, origin: Path) -> Iterator[None]:
+    """Have errors name the files below a staged folder by where they came from."""
+    try:
+        yield
+    except (InputMissing, UnusableData) as error:
+        raise type(error)(str(error).replace(str(staged), str(origin))) from error
+
+
 def check_free(name: str, store: Path, *, overwrite: bool = False) -> None:
     """Raise UsageError if a name is none, or is taken: by the program, or (unless ``overwrite``)
     by the store."""
@@ -135,6 +144,12 @@ def _try_to_load(model: Descriptor) -> None:
         raise UnusableData(
             f"The files of '{model.name}' are no model of nnU-Net v2 that can be run ({error!r})."
         ) from error
+    for fold, state in loaded.folds.items():
+        if not all(bool(weight.isfinite().all()) for weight in state.values()):
+            raise UnusableData(
+                f"The weights in {model.model_folder / f'fold_{fold}'} hold NaN or infinite "
+                "numbers: copy the model again."
+            )
     if channels != len(model.channels):
         raise UnusableData(
             f"The network of '{model.name}' takes {channels} channels, but {len(model.channels)} "

@@ -15,6 +15,7 @@ from bids_stroke.errors import InputMissing, UnusableData, UsageError
 from bids_stroke.models import descriptor, predictor, v1
 from bids_stroke.models.importing import Wishes, import_model, modality
 from tests import v1_model
+from tests.bad_models import UNPINNED
 from tests.tiny_model import write_model
 
 CHECKPOINT = "fold_0/checkpoint_final.pth"
@@ -259,6 +260,24 @@ def test_json_that_is_no_model_is_refused(
     (folder / name).write_text(content)
     with pytest.raises(UnusableData, match=reason):
         import_model(folder, store, Wishes(reference="T1w"))
+    assert list(store.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore:Detected old nnU-Net plans format")
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("case", UNPINNED)
+def test_what_is_wrong_is_named_by_the_path_that_the_user_gave(
+    tmp_path: Path, store: Path, case: str, packed: bool
+) -> None:
+    """Each fault of tests.bad_models, whether it is found in the user's folder or in the copy."""
+    folder = v2_folder(tmp_path)
+    (tmp_path / "tiny").symlink_to(folder)
+    UNPINNED[case][0](tmp_path)
+    source = zipped(folder, tmp_path / "model.zip") if packed else folder
+    with pytest.raises((UnusableData, UsageError, InputMissing)) as caught:
+        import_model(source, store, Wishes(reference="T1w"))
+    assert str(source) in str(caught.value)
+    assert ".staging" not in str(caught.value)
     assert list(store.iterdir()) == []
 
 
