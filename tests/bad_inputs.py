@@ -1,7 +1,8 @@
 """Ways in which what users give is wrong: what is made, and what has to be said about it.
 
 ``IMAGES`` are participants of one dataset, ``CALLS`` are command lines that end before any image is
-read. Each entry tells words of the one sentence that must come.
+read, ``REFERENCES`` are manual masks for the group and the train level. Each entry tells words of
+the one sentence that must come.
 """
 
 import gzip
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import from_matvec
 
 from tests.small import AFFINE, SHAPE, add_subject, brain, image, place, write_dataset
 
@@ -31,11 +33,11 @@ def saved(data: np.ndarray | None = None, affine: np.ndarray = AFFINE) -> Make:
     return lambda path: path.write_bytes(gzip.compress(stored(data, affine), 1))
 
 
-def patched(**fields: tuple[int, str, list[float]]) -> Make:
+def patched(data: np.ndarray | None = None, **fields: tuple[int, str, list[float]]) -> Make:
     """The good file with raw header fields: offset, type and values."""
 
     def make(path: Path) -> None:
-        raw = bytearray(stored())
+        raw = bytearray(stored(data))
         for offset, kind, values in fields.values():
             content = np.array(values, kind).tobytes()
             raw[offset : offset + len(content)] = content
@@ -44,15 +46,15 @@ def patched(**fields: tuple[int, str, list[float]]) -> Make:
     return make
 
 
-def with_affine(affine: np.ndarray) -> Make:
+def with_affine(affine: np.ndarray, data: np.ndarray | None = None) -> Make:
     """The good file with an sform that nibabel would not write."""
     rows = affine[:3].ravel().tolist()
-    return patched(codes=(252, "<i2", [0, 1]), rows=(280, "<f4", rows))
+    return patched(data, codes=(252, "<i2", [0, 1]), rows=(280, "<f4", rows))
 
 
-def broken(change: Callable[[bytes], bytes]) -> Make:
+def broken(change: Callable[[bytes], bytes], data: np.ndarray | None = None) -> Make:
     """The good file with its compressed bytes changed."""
-    return lambda path: path.write_bytes(change(gzip.compress(stored(), 1)))
+    return lambda path: path.write_bytes(change(gzip.compress(stored(data), 1)))
 
 
 def with_values(value: float, share: float) -> Make:
@@ -151,9 +153,30 @@ def negative(path: Path) -> None:
     saved(data)(path)
 
 
-def bad_sidecar(path: Path) -> None:
+def with_sidecar(content: str) -> Make:
+    """The good file with such a sidecar."""
+
+    def make(path: Path) -> None:
+        saved()(path)
+        path.with_name(path.name.replace(".nii.gz", ".json")).write_text(content)
+
+    return make
+
+
+def beside(name: str) -> Make:
+    """The good file, and another one that tells the same entities."""
+
+    def make(path: Path) -> None:
+        saved()(path)
+        other = path.with_name(path.name.replace("_T1w.nii.gz", name))
+        other.write_bytes(stored() if other.suffix == ".nii" else gzip.compress(stored(), 1))
+
+    return make
+
+
+def folder_loop(path: Path) -> None:
     saved()(path)
-    path.with_name(path.name.replace(".nii.gz", ".json")).write_text("[1, 2")
+    (path.parent / "again").symlink_to("..")
 
 
 REPAIRED: dict[str, tuple[Make, str]] = {
@@ -162,7 +185,18 @@ REPAIRED: dict[str, tuple[Make, str]] = {
     "negative": (negative, "are negative"),
     "onevolume": (saved(brain()[..., None]), "4-D with one volume"),
     "noform": (patched(codes=(252, "<i2", [0, 0])), "left and right are a guess"),
-    "badsidecar": (bad_sidecar, ""),
+    "badsidecar": (with_sidecar("[1, 2"), ""),
+    "listsidecar": (with_sidecar("[1, 2]"), ""),
+    "textsidecar": (with_sidecar('"text"'), ""),
+    "typesidecar": (
+        with_sidecar('{"EchoTime": "long", "Manufacturer": [{}], "RepetitionTime": null}'),
+        "",
+    ),
+    "folderloop": (folder_loop, ""),
+    "twins": (beside("_T1w.nii"), ""),
+    "repeated": (beside("_acq-a_acq-b_T1w.nii.gz"), ""),
+    "thickslices": (saved(brain(shape=(26, 30, 18)), np.diag([6, 6, 8.0, 1])), ""),
+    "submillimetre": (saved(brain(shape=(60, 60, 60)), np.diag([0.7, 0.7, 0.7, 1])), ""),
     "nosidecar": (saved(), ""),
     "trailing": (broken(lambda b: b + bytes(50)), ""),
 }
@@ -351,6 +385,64 @@ CALLS: dict[str, Call] = {
     "group without results": Call(good, "", 66, "participant level first", level="group"),
     "unknown reference": Call(output("{}"), "--reference no", 66, "no", level="group"),
 }
+
+
+LESION = np.zeros(SHAPE, np.uint8)
+LESION[8:13, 10:15, 8:13] = 1
+HALVES = from_matvec(np.eye(3) / 2, [-0.25] * 3)
+TURN = np.eye(4)[[1, 2, 0, 3]]
+FAR = from_matvec(np.eye(3), [500, 0, 0]) @ AFFINE
+
+MOVED: dict[str, Make] = {
+    "finer": saved(np.kron(LESION, np.ones((2, 2, 2), np.uint8)), AFFINE @ HALVES),
+    "turned": saved(LESION.transpose(2, 0, 1), AFFINE @ TURN),
+    "part": saved(LESION[4:20, 6:20, 5:20], AFFINE @ from_matvec(np.eye(3), [4, 6, 5])),
+}
+"""Label of a participant -> a reference mask on another grid, at the right place."""
+
+REFERENCES: dict[str, tuple[Make, str, str]] = {
+    "far": (saved(LESION, FAR), "lies largely off the image", "does not lie where the T1w lies"),
+    "noplace": (
+        patched(LESION[1:], codes=(252, "<i2", [0, 0])),
+        "neither sform nor qform",
+        "neither sform nor qform",
+    ),
+    **{
+        label: (make, words, words)
+        for label, (make, words) in {
+            "noaffine": (with_affine(np.zeros((4, 4)), LESION), "voxel sizes"),
+            "nanaffine": (with_affine(AFFINE * np.nan, LESION), "not finite"),
+            "singular": (with_affine(AFFINE[[0, 0, 2, 3]], LESION), "singular"),
+            "empty": (Path.touch, "is empty"),
+            "text": (lambda p: p.write_text("not an image"), "can't be read as an image"),
+            "truncated": (broken(lambda b: b[: len(b) // 2], LESION), "truncated"),
+            "corrupt": (broken(lambda b: b[:150] + bytes(20) + b[170:], LESION), "corrupt"),
+            "datatype": (
+                patched(LESION, datatype=(70, "<i2", [1234])),
+                "can't be read as an image",
+            ),
+            "gigabytes": (patched(LESION, dim=(42, "<i2", [3000] * 3)), "holds less data"),
+            "series": (saved(np.stack([LESION, LESION], -1)), "several volumes"),
+            "flat": (saved(LESION[:, :, 10]), "is not 3-D"),
+            "colours": (saved(RGB), "colours"),
+            "complex": (saved(LESION.astype(np.complex64)), "complex"),
+            "dangling": (moved("dangling"), "does not exist"),
+            "loop": (moved("loop"), "does not exist"),
+        }.items()
+    },
+}
+"""Label -> a bad reference mask, and words of what the group and the train level say of it."""
+
+
+def write_references(bids: Path) -> Path:
+    """A dataset of images that differ, with good, moved and bad manual masks."""
+    write_dataset(bids, [])
+    makes = {"good": saved(LESION), **MOVED, **{k: make for k, (make, *_) in REFERENCES.items()}}
+    for seed, (label, make) in enumerate(makes.items()):
+        saved(brain(seed))(place(bids, label))
+        mask = place(bids / "derivatives" / "manual", label)
+        make(mask.with_name(f"sub-{label}_label-L_mask.nii.gz"))
+    return bids
 
 
 def write_images(bids: Path) -> Path:

@@ -2,18 +2,23 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from html import unescape
 from pathlib import Path
 
 import pytest
+import tomli_w
 
 from bids_stroke.cli.run import main
+from bids_stroke.models.recipe import plain
 from tests import bad_inputs
-from tests.bad_inputs import CALLS, IMAGES, NAMES, REPAIRED
-from tests.small import FLAGS, write_small_model
+from tests.bad_inputs import CALLS, IMAGES, LESION, MOVED, NAMES, REFERENCES, REPAIRED
+from tests.reports import cohorts
+from tests.small import AFFINE, FLAGS, write_small_model
+from tests.training_data import tiny_recipe
 
 
 def test_the_table_is_long() -> None:
-    assert len(IMAGES) + len(REPAIRED) + len(NAMES) + len(CALLS) >= 120
+    assert sum(map(len, (IMAGES, REPAIRED, NAMES, CALLS, REFERENCES, MOVED))) >= 140
 
 
 @pytest.mark.parametrize("case", CALLS)
@@ -111,3 +116,50 @@ def test_the_others_are_complete(run: Run) -> None:
         for end in ("label-L_desc-stroke_mask.nii.gz", "seg-lesions_dseg.tsv")
     } <= files[0]
     assert not [p for p in run.out.rglob("*") if ".tmp-" in p.name]
+
+
+@pytest.fixture(scope="module")
+def references(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset with good, moved and bad manual masks, and the outputs of its participants."""
+    root = tmp_path_factory.mktemp("references")
+    bad_inputs.write_references(root / "bids")
+    for label in ("good", *MOVED, *REFERENCES):
+        cohorts.write_session(root / "out", {"subject": label}, LESION > 0, affine=AFFINE)
+    return root
+
+
+def test_references_at_the_group_level(references: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = references / "out"
+    assert main([str(references / "bids"), str(out), "group", "--nprocs", "1"]) == 0
+    assert "Traceback" not in capfd.readouterr().err
+    page = unescape((out / "group.html").read_text())
+    for label, (_, words, _) in REFERENCES.items():
+        (sentence,) = [one for one in page.splitlines() if f">sub-{label}: " in one]
+        assert words in sentence
+        assert f"sub-{label}_label-L_mask.nii.gz" in sentence
+    rows = cohorts.read(out / "group_metrics.tsv").set_index("label")
+    assert set(rows.index) == {f"sub-{label}" for label in ("good", *MOVED)}
+    assert (rows["dice"] == 1).all()
+    assert rows["reference_resampled"].astype(str).to_dict() == {
+        "sub-good": "False",
+        **{f"sub-{label}": "True" for label in MOVED},
+    }
+
+
+def test_references_at_the_train_level(references: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    recipe = references / "recipe.toml"
+    recipe.write_text(tomli_w.dumps(plain(tiny_recipe(channels=["T1w"]))))
+    places = [str(references / "bids"), str(references / "trained"), "train"]
+    work = ["-w", str(references / "work"), "--recipe", str(recipe)]
+    assert main([*places, *work, "--dry-run"]) == 65
+    said = capfd.readouterr()
+    assert "Traceback" not in said.err + said.out
+    lines = [line.strip() for line in said.out.splitlines() if "equal_mask" not in line]
+    errors = {one.partition(":")[0]: one for one in lines if ": ERROR " in one}
+    assert set(errors) == {f"sub-{label}" for label in REFERENCES}
+    for label, (_, _, words) in REFERENCES.items():
+        assert words in errors[f"sub-{label}"]
+        assert f"sub-{label}_label-L_mask.nii.gz" in errors[f"sub-{label}"]
+    warned = {one.partition(":")[0] for one in lines if "it will be resampled" in one}
+    assert warned == {f"sub-{label}" for label in MOVED}
+    assert not (references / "trained").exists()

@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 
 from bids_stroke.bids import names
+from bids_stroke.core.files import UNREADABLE
 
 if TYPE_CHECKING:
     from bids_stroke.bids.pairs import Pair
@@ -106,6 +107,8 @@ def _files(root: Path, entities: Mapping[str, Any]) -> Iterator[tuple[Path, dict
     folder = root / f"sub-{entities['subject']}"
     session = entities.get("session")
     for path in sorted(folder.rglob("*.nii*")) if folder.is_dir() else ():
+        if path.exists() and not path.is_file():
+            continue  # a folder or a pipe; a link to nothing is told of when it is read
         parsed = names.parse(path)
         folders = [part[4:] for part in path.relative_to(root).parts if part.startswith("ses-")]
         of_session = parsed.get("session", folders[0] if folders else None)
@@ -181,7 +184,7 @@ def _template_of(path: Path) -> str | None:
     """Template whose grid an image has: the 1 mm grid of ATLAS and of nilearn's template."""
     try:
         shape, affine = _header_grid(path)
-    except (nib.filebasedimages.ImageFileError, OSError, EOFError):
+    except UNREADABLE:
         return None
     known = shape == TEMPLATE_SHAPE and np.allclose(affine[:3, 3], TEMPLATE_ORIGIN, atol=1e-3)
     return TEMPLATE if known and np.allclose(affine[:3, :3], np.eye(3), atol=1e-3) else None
@@ -191,7 +194,7 @@ def _same_header_grid(one: Path, other: Path) -> bool:
     """Do two images have the same shape and affine? False where a header can't be read."""
     try:
         (shape, affine), (other_shape, other_affine) = _header_grid(one), _header_grid(other)
-    except (nib.filebasedimages.ImageFileError, OSError, EOFError):
+    except UNREADABLE:
         return False
     return shape == other_shape and bool(np.allclose(affine, other_affine, atol=1e-3))
 

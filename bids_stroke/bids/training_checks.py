@@ -5,14 +5,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
 import numpy as np
 
 from bids_stroke.bids.pairs import Pair
-from bids_stroke.core.geometry import Grid, corners, same_grid
+from bids_stroke.core.conform import is_placed, load_labels
+from bids_stroke.core.files import UNREADABLE, load_image
+from bids_stroke.core.geometry import Grid, corners, grid_of, same_grid
 from bids_stroke.core.sides import FLIPPED_SD
+from bids_stroke.errors import InputMissing, UnusableData
 
 LARGEST_ML = 1000.0
 FAR_OUTSIDE, SOME_OUTSIDE = 0.5, 0.05
@@ -56,26 +57,35 @@ def choose_reference(pair: Pair, masks: Mapping[str, Path], prefer: str) -> Refe
             return Reference(pair=pair, space=space, file=masks[space])
     for _, file in sorted(masks.items()):
         for modality, image in pair.images.items():
-            if same_grid(_grid(file), _grid(image)):
+            if _on_one_grid(file, image):
                 return Reference(pair=pair, space=modality, file=file)
     return None
 
 
 def check_references(references: Sequence[Reference]) -> list[Finding]:
     """Findings about masks and images as they lie in the dataset, by label."""
-    grids = {r.pair.label: _grid(r.pair.images[r.space]) for r in references}
-    read: dict[str, _Read] = {}
     found: list[Finding] = []
+    grids: dict[str, Grid] = {}
     for one in references:
-        found += _check_mask(one, grids, references, read)
+        try:
+            grids[one.pair.label] = grid_of(load_labels(one.pair.images[one.space]))
+        except (InputMissing, UnusableData) as error:
+            found.append(_error(one, "unreadable", str(error)))
+    read: dict[str, _Read] = {}
+    for one in references:
+        if one.pair.label in grids:
+            found += _check_mask(one, grids, references, read)
     found += _equal_masks(references, read)
     found += _equal_images(references)
     return sorted(found, key=lambda f: (f.label, f.severity, f.code))
 
 
-def _grid(path: Path) -> Grid:
-    image: Any = nib.load(path)
-    return Grid(tuple(image.shape[:3]), image.affine)
+def _on_one_grid(mask: Path, image: Path) -> bool:
+    """Do two files have one grid? False where one can't be read."""
+    try:
+        return same_grid(grid_of(load_image(mask)), grid_of(load_image(image)))
+    except UNREADABLE:
+        return False
 
 
 def _error(one: Reference, code: str, message: str) -> Finding:
@@ -95,21 +105,26 @@ def _check_mask(
     """Findings about the voxels of one mask, and about its place."""
     name = one.file.name
     try:
-        image: Any = nib.load(one.file)
+        image = load_labels(one.file)
         data = np.asanyarray(image.dataobj)
-    except (nib.filebasedimages.ImageFileError, OSError, EOFError, ValueError) as error:
+    except (InputMissing, UnusableData) as error:
+        yield _error(one, "unreadable", str(error))
+        return
+    except UNREADABLE as error:
         yield _error(one, "unreadable", f"{name} can't be read: {error}.")
         return
-    if data.ndim > 3 and data.shape[3:] == (1,) * (data.ndim - 3):
-        data = data.reshape(data.shape[:3])
-    grid = Grid(tuple(data.shape[:3]), image.affine)
+    grid = grid_of(image)
     values = np.unique(data)
     read[one.pair.label] = _Read(grid, _digest(data > 0), not (data > 0).any())
     yield from _check_values(one, values)
     volume = np.count_nonzero(data > 0) * abs(np.linalg.det(grid.affine[:3, :3])) / 1000
     if volume > LARGEST_ML:
         yield _error(one, "too_large", f"{name} holds {volume:.0f} mL: is it inverted?")
-    if not same_grid(grid, grids[one.pair.label]):
+    if same_grid(grid, grids[one.pair.label]):
+        return
+    if not is_placed(image):
+        yield _error(one, "no_place", f"{name} has neither sform nor qform: give it a header.")
+    else:
         yield _other_grid(one, grid, grids, references)
 
 
@@ -130,7 +145,8 @@ def _other_grid(
     """A mask that is not on its image's grid: that of another session, elsewhere, or finer."""
     for other in references:
         same_person = other.pair.subject == one.pair.subject and other is not one
-        if same_person and same_grid(grid, grids[other.pair.label]):
+        own = grids.get(other.pair.label)
+        if same_person and own is not None and same_grid(grid, own):
             message = f"{one.file.name} lies on the grid of {other.pair.label}: whose mask is it?"
             return _error(one, "other_session", message)
     if not _overlap(grid, grids[one.pair.label]):
@@ -193,9 +209,8 @@ def _equal_images(references: Sequence[Reference]) -> Iterator[Finding]:
 
 def _digest_of(path: Path) -> str:
     try:
-        image: Any = nib.load(path)
-        return _digest(np.asanyarray(image.dataobj))
-    except (nib.filebasedimages.ImageFileError, OSError, EOFError, ValueError):
+        return _digest(np.asanyarray(load_image(path).dataobj))
+    except UNREADABLE:
         return str(path)
 
 

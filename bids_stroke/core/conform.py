@@ -2,17 +2,16 @@
 
 import gzip
 import math
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError, SpatialImage
 
+from bids_stroke.core.files import UNREADABLE
 from bids_stroke.core.geometry import corners
 from bids_stroke.errors import InputMissing, TryAgain, UnusableData
 
@@ -29,15 +28,6 @@ SMALL_VIEW_MM = 100.0
 _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_MAX_RATIO = 1032
 _CHUNK = 1 << 22
-_BROKEN = (
-    ImageFileError,
-    HeaderDataError,
-    OSError,
-    EOFError,
-    zlib.error,
-    ValueError,
-    OverflowError,
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +60,7 @@ def load(path: Path) -> SpatialImage:
         shape, dtype = image.shape, image.get_data_dtype()
     except PermissionError as error:
         raise InputMissing(f"{path} may not be read: check its permissions.") from error
-    except _BROKEN as error:
+    except UNREADABLE as error:
         raise UnusableData(
             f"{path} can't be read as an image: it is truncated, corrupt or no NIfTI."
         ) from error
@@ -124,10 +114,29 @@ def read_mask(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return mask, np.asarray(image.affine, dtype=float)
 
 
-def _check_header(path: Path, image: SpatialImage) -> list[str]:
+def load_labels(path: Path) -> SpatialImage:
+    """Open a 3-D mask or label image, which may be empty or a part of a head; checked.
+
+    Raises InputMissing or UnusableData as ``conform`` does for all but what the voxels hold.
+    """
+    image = load(path)
+    _check_header(path, image, fewest=(2, 2, 2))
+    return cast(SpatialImage, nib.funcs.squeeze_image(image)) if len(image.shape) > 3 else image
+
+
+def is_placed(image: SpatialImage) -> bool:
+    """Does the header say where the image lies? A NIfTI has an sform or a qform for that."""
+    if not isinstance(image, nib.Nifti1Image):
+        return True
+    return bool(image.header["sform_code"] or image.header["qform_code"])
+
+
+def _check_header(
+    path: Path, image: SpatialImage, fewest: tuple[int, int, int] = MIN_VOXELS
+) -> list[str]:
     """Notes on the header of a usable image; raises UnusableData for any other."""
     _check_dtype(path, image.get_data_dtype())
-    _check_shape(path, image.shape)
+    _check_shape(path, image.shape, fewest)
     return [*_header_notes(path, image), *_check_affine(path, image.affine)]
 
 
@@ -174,13 +183,13 @@ def _check_dtype(path: Path, dtype: np.dtype) -> None:
         raise UnusableData(f"{path} holds {kind}, not intensities: give the magnitude image.")
 
 
-def _check_shape(path: Path, shape: tuple[int, ...]) -> None:
+def _check_shape(path: Path, shape: tuple[int, ...], fewest: tuple[int, int, int]) -> None:
     shown = " x ".join(map(str, shape))
     if math.prod(shape[3:]) != 1:
         raise UnusableData(f"{path} holds several volumes ({shown}): give one 3-D image.")
     if len(shape) < 3 or 1 in shape[:3]:
         raise UnusableData(f"{path} is not 3-D ({shown}): give a whole volume.")
-    if any(size < least for size, least in zip(sorted(shape[:3]), MIN_VOXELS, strict=True)):
+    if any(size < least for size, least in zip(sorted(shape[:3]), fewest, strict=True)):
         raise UnusableData(f"{path} is too small for a head ({shown} voxels): give a whole volume.")
 
 
@@ -214,7 +223,7 @@ def _voxels(path: Path, image: SpatialImage) -> np.ndarray:
         with np.errstate(over="ignore", invalid="ignore"):
             voxels = np.asarray(image.dataobj, dtype=np.float64).astype(np.float32)
             return voxels.reshape(image.shape[:3])
-    except _BROKEN as error:
+    except UNREADABLE as error:
         raise UnusableData(f"{path} is truncated or corrupt: its voxels can't be read.") from error
     except MemoryError as error:
         raise TryAgain(f"Memory ran out while {path} was read: give more.") from error

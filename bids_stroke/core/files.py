@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import socket
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from glob import escape
@@ -14,6 +15,19 @@ from uuid import uuid4
 
 import nibabel as nib
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+
+UNREADABLE = (
+    ImageFileError,
+    HeaderDataError,
+    OSError,
+    EOFError,
+    zlib.error,
+    ValueError,
+    OverflowError,
+)
+"""What nibabel raises, at opening or when voxels are read, where a file is no whole image."""
 
 
 @contextmanager

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from nibabel.filebasedimages import ImageFileError
 from numpy.random import Generator
 
 from bids_stroke.bids.masks import find_reference_masks
 from bids_stroke.bids.pairs import Pair
 from bids_stroke.core import geometry, metrics, stats
-from bids_stroke.core.files import load_image
-from bids_stroke.errors import UnusableData, UsageError
+from bids_stroke.core.conform import is_placed, load_labels
+from bids_stroke.core.files import UNREADABLE, load_image
+from bids_stroke.errors import InputMissing, UnusableData, UsageError
 from bids_stroke.reports.collect import Session
 from bids_stroke.reports.tables import KEYS, SPACE, keys, model_name
 
@@ -132,10 +132,11 @@ def compare(
     """Agreement of two mask files; a reference on another grid is brought to the prediction's.
 
     The probability map and the brain mask lie on the prediction's grid. Raises UnusableData when a
-    file can't be read, or when the reference lies largely off the prediction's image.
+    file can't be read, or when the reference lies largely off the prediction's image, and
+    InputMissing when the reference is not there.
     """
     try:
-        truth, found = load_image(Path(reference)), load_image(Path(predicted))
+        truth, found = load_labels(Path(reference)), load_image(Path(predicted))
         grid = geometry.grid_of(found)
         mask, resampled = _on_grid(truth, grid, Path(reference))
         maps = {
@@ -144,7 +145,7 @@ def compare(
             if path
         }
         values = metrics.agreement(mask, np.asarray(found.dataobj) > 0, grid.affine, **maps)
-    except (ImageFileError, OSError, EOFError, ValueError) as error:
+    except UNREADABLE as error:
         raise UnusableData(f"{reference} can't be compared with {predicted}: {error}") from error
     return {"reference_resampled": resampled, **values}
 
@@ -154,6 +155,11 @@ def _on_grid(truth: Any, grid: geometry.Grid, path: Path) -> tuple[np.ndarray, b
     mask, own = np.asarray(truth.dataobj) > 0, geometry.grid_of(truth)
     if geometry.same_grid(own, grid):
         return mask, False
+    if not is_placed(truth):
+        raise UnusableData(
+            f"{path} is on another grid than the image, and has neither sform nor qform to tell "
+            "where it lies: give it a header."
+        )
     moved = geometry.resample(mask.astype(np.uint8), own, grid, order=0) > 0
     before = np.count_nonzero(mask) * geometry.voxel_volume_mm3(own.affine)
     after = np.count_nonzero(moved) * geometry.voxel_volume_mm3(grid.affine)
@@ -207,7 +213,7 @@ def unmatched(run: str, sessions: Iterable[Session], references: References) -> 
 def _judged(job: Job) -> dict[str, Any] | Problem:
     try:
         return {**job.row, **compare(job.reference, job.predicted, **job.maps)}
-    except UnusableData as error:
+    except (InputMissing, UnusableData) as error:
         return Problem(str(job.row["label"]), str(error))
 
 
