@@ -125,7 +125,13 @@ def references(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bad_inputs.write_references(root / "bids")
     for label in ("good", *MOVED, *REFERENCES):
         cohorts.write_session(root / "out", {"subject": label}, LESION > 0, affine=AFFINE)
+    recipe = tomli_w.dumps(plain(tiny_recipe(channels=["T1w"])))
+    (root / "recipe.toml").write_text(recipe)
     return root
+
+
+def train_flags(root: Path) -> list[str]:
+    return ["--dry-run", "-w", str(root / "work"), "--recipe", str(root / "recipe.toml")]
 
 
 def test_references_at_the_group_level(references: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -147,11 +153,8 @@ def test_references_at_the_group_level(references: Path, capfd: pytest.CaptureFi
 
 
 def test_references_at_the_train_level(references: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    recipe = references / "recipe.toml"
-    recipe.write_text(tomli_w.dumps(plain(tiny_recipe(channels=["T1w"]))))
     places = [str(references / "bids"), str(references / "trained"), "train"]
-    work = ["-w", str(references / "work"), "--recipe", str(recipe)]
-    assert main([*places, *work, "--dry-run"]) == 65
+    assert main([*places, *train_flags(references)]) == 65
     said = capfd.readouterr()
     assert "Traceback" not in said.err + said.out
     lines = [line.strip() for line in said.out.splitlines() if "equal_mask" not in line]
@@ -163,3 +166,24 @@ def test_references_at_the_train_level(references: Path, capfd: pytest.CaptureFi
     warned = {one.partition(":")[0] for one in lines if "it will be resampled" in one}
     assert warned == {f"sub-{label}" for label in MOVED}
     assert not (references / "trained").exists()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\xfe\x00", b"age\n61\n", b"participant_id\tage\n1\t2\n1\t2\t3\n"]
+)
+@pytest.mark.parametrize("level", ["group", "train"])
+def test_a_table_of_participants_that_is_none(
+    references: Path, capfd: pytest.CaptureFixture[str], level: str, content: bytes
+) -> None:
+    table = references / "bids" / "participants.tsv"
+    table.write_bytes(content)
+    flags = ["--nprocs", "1"] if level == "group" else train_flags(references)
+    try:
+        code = main([str(references / "bids"), str(references / "out"), level, *flags])
+    finally:
+        table.unlink()
+    said = capfd.readouterr()
+    assert "Traceback" not in said.err + said.out
+    if level == "group" or content[:1] == b"\xff":
+        assert code == 65
+        assert "participants.tsv" in said.err

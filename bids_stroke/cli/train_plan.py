@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bids_stroke.config import Config
-from bids_stroke.errors import InputMissing, NothingSelected, UsageError
+from bids_stroke.errors import InputMissing, NothingSelected, UnusableData, UsageError
 
 if TYPE_CHECKING:
     from bids_stroke.bids.pairs import Pair
@@ -145,14 +145,20 @@ def choose_recipe(config: Config) -> "tuple[Recipe, Descriptor | None]":
 
 
 def read_columns(bids_dir: Path) -> dict[str, dict[str, str]]:
-    """Rows of participants.tsv by participant; empty without the file."""
+    """Rows of participants.tsv by participant; empty without the file.
+
+    Raises UnusableData when it is no table.
+    """
     import csv
 
     path = bids_dir / "participants.tsv"
     if not path.is_file():
         return {}
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        rows = list(csv.DictReader(stream, delimiter="\t"))
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            rows = list(csv.DictReader(stream, delimiter="\t"))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UnusableData(f"{path} is no table of tabs in UTF-8: {error}.") from error
     return {row["participant_id"]: row for row in rows if row.get("participant_id")}
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from bids_stroke.config import THIS_RUN, Group
 from bids_stroke.core import stats
-from bids_stroke.errors import InputMissing, NothingSelected, UsageError
+from bids_stroke.errors import InputMissing, NothingSelected, UnusableData, UsageError
 from bids_stroke.reports import changes, cohort_map, collect, evaluation, exports, raters, tables
 from bids_stroke.reports.cohort_map import CohortMap
 from bids_stroke.reports.collect import Failure, Session
@@ -142,7 +142,13 @@ def _participants(bids_dir: Path) -> pd.DataFrame:
     path = bids_dir / "participants.tsv"
     if not path.is_file():
         return pd.DataFrame({"participant_id": []})
-    table = pd.read_csv(path, sep="\t", na_values="n/a", dtype={"participant_id": str})
+    try:
+        table = pd.read_csv(path, sep="\t", na_values="n/a", dtype={"participant_id": str})
+    except (OSError, ValueError) as error:
+        why = " ".join(str(error).split())
+        raise UnusableData(f"{path} is no table of tabs in UTF-8: {why}.") from error
+    if "participant_id" not in table:
+        raise UnusableData(f"{path} has no column participant_id: add it.")
     return table.drop_duplicates("participant_id")
 
 
