@@ -113,14 +113,12 @@ def main() -> int:
     samples = watch(run, options.shm_mb, options.interval)
     if options.trace:
         write_trace(samples, options.trace)
-    user = resource.getrusage(resource.RUSAGE_CHILDREN)
     numbers = {
         "code": run.returncode,
         "peak_mb_all_processes": round(max(s.all_mb for s in samples)),
         "peak_mb_largest_process": round(max(s.largest_mb for s in samples)),
         "peak_mb_dev_shm": round(max(s.shm_mb for s in samples), 3),
         "samples": len(samples),
-        "processor_seconds": round(user.ru_utime + user.ru_stime),
         "seconds": round(time.monotonic() - start),
     }
     print(json.dumps(numbers))
