@@ -422,6 +422,7 @@ REFERENCES: dict[str, tuple[Make, str, str]] = {
                 "can't be read as an image",
             ),
             "gigabytes": (patched(LESION, dim=(42, "<i2", [3000] * 3)), "holds less data"),
+            "short": (patched(LESION, dim=(46, "<i2", [SHAPE[2] + 1])), "truncated or corrupt"),
             "series": (saved(np.stack([LESION, LESION], -1)), "several volumes"),
             "flat": (saved(LESION[:, :, 10]), "is not 3-D"),
             "colours": (saved(RGB), "colours"),

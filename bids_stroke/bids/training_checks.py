@@ -106,14 +106,10 @@ def _check_mask(
     name = one.file.name
     try:
         image = load_labels(one.file)
-        data = np.asanyarray(image.dataobj)
     except (InputMissing, UnusableData) as error:
         yield _error(one, "unreadable", str(error))
         return
-    except UNREADABLE as error:
-        yield _error(one, "unreadable", f"{name} can't be read: {error}.")
-        return
-    grid = grid_of(image)
+    data, grid = np.asanyarray(image.dataobj), grid_of(image)
     values = np.unique(data)
     read[one.pair.label] = _Read(grid, _digest(data > 0), not (data > 0).any())
     yield from _check_values(one, values)

@@ -115,13 +115,17 @@ def read_mask(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def load_labels(path: Path) -> SpatialImage:
-    """Open a 3-D mask or label image, which may be empty or a part of a head; checked.
+    """Read a 3-D mask or label image, which may be empty or a part of a head; checked.
 
     Raises InputMissing or UnusableData as ``conform`` does for all but what the voxels hold.
     """
     image = load(path)
     _check_header(path, image, fewest=(2, 2, 2))
-    return cast(SpatialImage, nib.funcs.squeeze_image(image)) if len(image.shape) > 3 else image
+    try:
+        data = np.asanyarray(image.dataobj).reshape(image.shape[:3])
+    except UNREADABLE as error:
+        raise UnusableData(f"{path} is truncated or corrupt: its voxels can't be read.") from error
+    return type(image)(data, image.affine, image.header)
 
 
 def is_placed(image: SpatialImage) -> bool:
