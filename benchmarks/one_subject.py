@@ -116,9 +116,9 @@ def ours(bids: Path, folder: Path) -> None:
     )
 
 
-def synthetic(root: Path) -> Path:
-    """A dataset of one session: a synthetic head at its full size."""
-    run_python(["-c", MAKE, root / "all"])
+def synthetic(root: Path, *flags: str) -> Path:
+    """A dataset of one session: a synthetic head, a small one with ``--tiny``."""
+    run_python(["-c", MAKE, root / "all", *flags])
     describe(root / "one")
     shutil.copytree(root / "all" / "sub-02", root / "one" / "sub-02")
     return root / "one"
