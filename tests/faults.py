@@ -1,13 +1,15 @@
 """Kill runs, let them go on, and compare with a run that nobody disturbed.
 
 ``python -m tests.faults FOLDER --count 50`` kills at random moments, ``--every-step`` at each
-moment of each step (``tests.kills``); both print one line a kill and a summary. Runs are forked
-from a process that has imported everything, so that a kill hits a step and not an import.
+moment of each step (``tests.kills``), with ``--flags`` those of a larger graph; both print one line
+a kill and a summary. Runs are forked from a process that has imported everything, so that a kill
+hits a step and not an import.
 """
 
 import argparse
 import random
 import re
+import shlex
 import sys
 import time
 from collections import Counter
@@ -205,11 +207,12 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--every-step", action="store_true")
-    parser.add_argument("flags", nargs="*", help="of the runs, with --every-step, after --")
+    parser.add_argument("--moments", nargs="+", choices=kills.MOMENTS, default=list(kills.MOMENTS))
+    parser.add_argument("--flags", default="", help="more of the runs' flags, in one word")
     options = parser.parse_args()
     options.folder.mkdir(parents=True)
     if options.every_step:
-        tally = run_every_step(options.folder, kills.MOMENTS, options.flags)
+        tally = run_every_step(options.folder, options.moments, shlex.split(options.flags))
     else:
         tally = run(options.folder, options.count, options.seed)
     print(f"{tally.kills} kills in {len(tally.hit)} steps, {tally.resumed} cycles got through")

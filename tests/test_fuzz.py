@@ -1,48 +1,28 @@
-"""Readers of what users give see random changes: only errors of our own may come out."""
+"""Readers of what users give see random changes: only errors of our own may come out.
+
+``tests/fuzz_atheris.py`` goes further, guided by the code that is reached.
+"""
 
 import gzip
 import json
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bids_stroke import config, data
-from bids_stroke.bids import checks, description
+from bids_stroke import config
 from bids_stroke.bids.names import parse
-from bids_stroke.cli import engine, parser
-from bids_stroke.core.conform import conform, read_mask
 from bids_stroke.core.crashes import read_crash
 from bids_stroke.errors import BidsStrokeError
-from bids_stroke.models import descriptor
-from tests.bad_inputs import stored
+from tests.readers import IMAGE, READERS
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-IMAGE = stored()
-DESCRIPTOR = data.path("models", "embedded.toml").read_bytes()
-SETTINGS = b"""
-[model]
-name = "auto"
-threshold = 0.5
-folds = [0, "all"]
-[processing]
-output_spaces = ["T1w"]
-[execution]
-nprocs = 2
-work_dir = "/w"
-[dataset]
-filters = {t1w = {run = "1"}}
-"""
-FILTERS = json.dumps({"t1w": {"run": [1, None], "acq": "x"}, "mask": {"desc": "brain"}}).encode()
-
 Changes = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(max_size=6)), max_size=6)
-quick = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+quick = settings(max_examples=60, deadline=None)
+SLOW = {"sidecar"}  # each makes an index
+"""Readers that are tried some times only."""
 
 
 def changed(content: bytes, changes: list[tuple[float, bytes]]) -> bytes:
@@ -54,35 +34,47 @@ def changed(content: bytes, changes: list[tuple[float, bytes]]) -> bytes:
     return bytes(raw)
 
 
-def survives(read: Callable[[Path], object], name: str, content: bytes) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / name
-        path.write_bytes(content)
-        try:
-            read(path)
-        except BidsStrokeError as error:
-            assert "\n" not in str(error).strip()
+@pytest.mark.parametrize("name", READERS)
+def test_samples_are_read(name: str, tmp_path: Path) -> None:
+    reader = READERS[name]
+    path = tmp_path / reader.name
+    path.write_bytes(reader.sample)
+    reader.read(path)
+
+
+@pytest.mark.parametrize("name", [name for name in READERS if name not in SLOW])
+@quick
+@given(Changes)
+def test_changed_bytes(name: str, changes: list) -> None:
+    READERS[name].try_on(changed(READERS[name].sample, changes))
+
+
+@pytest.mark.parametrize("name", SLOW)
+@settings(max_examples=8, deadline=None)
+@given(Changes)
+def test_changed_bytes_of_what_is_read_slowly(name: str, changes: list) -> None:
+    READERS[name].try_on(changed(READERS[name].sample, changes))
+
+
+@pytest.mark.parametrize("name", [name for name in READERS if name not in SLOW])
+@quick
+@given(st.binary(max_size=60))
+def test_any_bytes(name: str, content: bytes) -> None:
+    READERS[name].try_on(content)
+
+
+@pytest.mark.parametrize("name", ["image", "mask", "labels", "reference"])
+@quick
+@given(Changes)
+def test_image_headers(name: str, changes: list) -> None:
+    READERS[name].try_on(changed(IMAGE[:352], changes) + IMAGE[352:])
 
 
 @quick
 @given(Changes)
-@pytest.mark.parametrize("read", [conform, read_mask])
-def test_image_headers(read: Callable[[Path], object], changes: list) -> None:
+def test_headers_of_packed_images(changes: list) -> None:
     content = changed(IMAGE[:352], changes) + IMAGE[352:]
-    survives(read, "sub-01_T1w.nii.gz", gzip.compress(content, 1))
-    survives(read, "sub-01_T1w.nii", content)
-
-
-@quick
-@given(Changes)
-def test_compressed_images(changes: list) -> None:
-    survives(conform, "sub-01_T1w.nii.gz", changed(gzip.compress(IMAGE, 1), changes))
-
-
-@quick
-@given(Changes)
-def test_descriptors(changes: list) -> None:
-    survives(descriptor.load, "model.toml", changed(DESCRIPTOR, changes))
+    READERS["packed image"].try_on(gzip.compress(content, 1))
 
 
 TEXT = st.text(alphabet=st.characters(codec="utf-8"), max_size=30)
@@ -91,16 +83,6 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=8,
 )
-
-
-def _settings(path: Path) -> object:
-    return parser.parse(["b", "o", "participant", "--config-file", str(path)])
-
-
-@quick
-@given(Changes)
-def test_settings(changes: list) -> None:
-    survives(_settings, "c.toml", changed(SETTINGS, changes))
 
 
 @quick
@@ -112,42 +94,39 @@ def test_settings_of_any_shape(table: dict) -> None:
         assert str(error)
 
 
+@pytest.mark.parametrize("name", ["filters", "dataset", "output", "plugin", "splits"])
 @quick
-@given(Changes, VALUES)
-def test_filter_files(changes: list, value: object) -> None:
-    read = lambda path: parser._filters(str(path))  # noqa: E731
-    survives(read, "f.json", changed(FILTERS, changes))
-    survives(read, "f.json", json.dumps(value).encode())
-    survives(read, "f.json", json.dumps({"t1w": value}).encode())
+@given(VALUES)
+def test_json_of_any_shape(name: str, value: object) -> None:
+    READERS[name].try_on(json.dumps(value).encode())
 
 
+@pytest.mark.parametrize("name", ["dataset", "output"])
 @quick
 @given(VALUES, st.sampled_from(["Name", "BIDSVersion", "DatasetType", "GeneratedBy", "Authors"]))
-def test_dataset_descriptions(value: object, key: str) -> None:
+def test_dataset_descriptions(name: str, value: object, key: str) -> None:
     content = {"Name": "n", "BIDSVersion": "1.10.0", key: value}
-
-    def read(path: Path) -> None:
-        checks.check_dataset(path.parent)
-
-    def describe(path: Path) -> None:
-        description.describe_dataset(path.parent, path.parent / "in")
-
-    for reader in (read, describe):
-        survives(reader, "dataset_description.json", json.dumps(content).encode())
-        survives(reader, "dataset_description.json", json.dumps(value).encode())
+    READERS[name].try_on(json.dumps(content).encode())
 
 
 @quick
 @given(VALUES)
-def test_plugin_files(value: object) -> None:
-    for content in (value, {"plugin": value}, {"plugin": "Linear", "plugin_args": value}):
-        survives(engine.read_plugin, "p.yml", json.dumps(content).encode())
+def test_values_in_json(value: object) -> None:
+    for name, content in (
+        ("filters", {"t1w": value}),
+        ("plugin", {"plugin": value}),
+        ("plugin", {"plugin": "Linear", "plugin_args": value}),
+        ("splits", [{"train": value, "val": ["sub-01"]}]),
+        ("splits", [value]),
+    ):
+        READERS[name].try_on(json.dumps(content).encode())
 
 
-@quick
-@given(st.binary(max_size=60))
-def test_plugin_bytes(content: bytes) -> None:
-    survives(engine.read_plugin, "p.yml", content)
+@settings(max_examples=8, deadline=None)
+@given(VALUES)
+def test_sidecars_of_any_shape(value: object) -> None:
+    READERS["sidecar"].try_on(json.dumps(value).encode())
+    READERS["sidecar"].try_on(json.dumps({"EchoTime": value}).encode())
 
 
 @quick

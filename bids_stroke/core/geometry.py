@@ -195,7 +195,10 @@ def read_itk_affine(path: Path) -> np.ndarray:
 
 def _read_mat(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Parameters and centre of a transform in MATLAB's version 4 format."""
-    content = loadmat(path)
+    try:
+        content = loadmat(path)
+    except Exception as error:  # noqa: BLE001 - scipy raises a dozen kinds
+        raise ValueError(f"{path} is no file of MATLAB's version 4: {error}") from error
     parameters = [content[key] for key in content if "Transform" in key]
     centre = content.get("fixed", np.zeros(0))
     return np.concatenate([np.zeros(0), *(p.ravel() for p in parameters)]), centre.ravel()

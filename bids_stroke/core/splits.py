@@ -79,8 +79,9 @@ def splits_of(fold_of: Mapping[str, int]) -> list[Split]:
 def from_table(table: Sequence[Mapping[str, Sequence[str]]], items: Sequence[Item]) -> list[Split]:
     """Splits that a user wrote: objects with ``train`` and ``val``, each a list of names.
 
-    A name is a case or a participant, who stands for all its cases. Raises UsageError for an
-    unknown name, an empty part, and a participant who is in both parts of a fold.
+    A name is a case or a participant, who stands for all its cases. Raises UsageError for a part
+    that is no list of names, an unknown name, an empty part, and a participant who is in both parts
+    of a fold.
     """
     cases: dict[str, list[str]] = defaultdict(list)
     for item in items:
@@ -99,6 +100,8 @@ def _checked(
     parts = {}
     for part in ("train", "val"):
         names = table.get(part, ())
+        if not isinstance(names, (list, tuple)) or not all(isinstance(n, str) for n in names):
+            raise UsageError(f"'{part}' of fold {number} of the splits must be a list of names.")
         if unknown := sorted(set(names) - set(cases)):
             raise UsageError(f"Fold {number} of the splits names '{unknown[0]}', which is no case.")
         if not names:

@@ -79,6 +79,8 @@ def test_a_users_splits_may_name_participants():
     [
         ({"train": ["sub-9"], "val": ["sub-1"]}, "names 'sub-9'"),
         ({"train": [], "val": ["sub-1"]}, "no case in 'train'"),
+        ({"train": "sub-1", "val": ["sub-1"]}, "'train' of fold 0 of the splits must be a list"),
+        ({"train": ["sub-0"], "val": [["sub-1"]]}, "'val' of fold 0 of the splits must be a list"),
         ({"train": ["sub-0_ses-0"], "val": ["sub-0_ses-1"]}, "sub-0 in 'train' and in 'val'"),
     ],
 )
