@@ -17,7 +17,7 @@ The rule, in each session (a participant without sessions has one):
 What a filter file asks for is kept by rule 1, whatever its entities are.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -336,8 +336,9 @@ def _with_masks(
     pairs: Sequence[Pair], roots: Sequence[Path], wanted: Mapping[str, Any]
 ) -> Iterator[Pair]:
     """Pairs with the brain masks that the folders of derivatives have for them."""
+    in_session = Counter((pair.subject, pair.session) for pair in pairs)
     for pair in pairs:
-        alone = sum((p.subject, p.session) == (pair.subject, pair.session) for p in pairs) == 1
+        alone = in_session[pair.subject, pair.session] == 1
         found = {
             modality: mask
             for modality in pair.images
