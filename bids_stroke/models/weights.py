@@ -2,6 +2,7 @@
 
 import pickle  # nosec B403 # only its reader that is restricted below, and its errors
 import re
+import struct
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -52,7 +53,10 @@ def load_checkpoint(path: Path, key: str = "network_weights") -> dict[str, Any]:
     return checkpoint
 
 
-_DAMAGE = (EOFError, OSError, ValueError, TypeError, KeyError, IndexError, AttributeError)
+_DAMAGE = (
+    *(EOFError, OSError, ValueError, TypeError, KeyError, IndexError, AttributeError),
+    *(struct.error, AssertionError, OverflowError),  # of the pickle machine of pure Python
+)
 
 
 def _latin1(text: str, encoding: str = "latin1") -> bytes:
