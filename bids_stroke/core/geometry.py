@@ -198,7 +198,8 @@ def _read_mat(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         content = loadmat(path)
     except Exception as error:  # noqa: BLE001 - scipy raises a dozen kinds
-        raise ValueError(f"{path} is no file of MATLAB's version 4: {error}") from error
+        kind = type(error).__name__
+        raise ValueError(f"{path} is no file of MATLAB's version 4 ({kind})") from error
     parameters = [content[key] for key in content if "Transform" in key]
     centre = content.get("fixed", np.zeros(0))
     return np.concatenate([np.zeros(0), *(p.ravel() for p in parameters)]), centre.ravel()

@@ -1,9 +1,11 @@
 """Zip files of models: untrusted input, from which only plain files inside a folder are taken."""
 
 import errno
+import lzma
 import shutil
 import stat
 import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
@@ -14,6 +16,10 @@ _MOST_BYTES = 16 << 30
 _SMALL = 50 << 20  # bytes in all below which no ratio is looked at: JSON packs well
 _HIGHEST_RATIO = 50  # weights hardly pack at all
 _WANTED = (".json", ".pth", ".pkl", ".model", ".toml")
+_DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+    *(EOFError, NotImplementedError, ValueError),
+)
 
 
 def extract(archive: Path, folder: Path) -> list[Path]:
@@ -31,7 +37,7 @@ def extract(archive: Path, folder: Path) -> list[Path]:
             return [_take(opened, entry, folder) for entry in wanted]
     except FileNotFoundError as error:
         raise InputMissing(f"There is no file {archive}: check the path.") from error
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError) as error:
+    except _DAMAGE as error:
         raise UnusableData(f"{archive} is no whole zip file ({error}): get it again.") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

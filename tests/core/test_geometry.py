@@ -217,6 +217,9 @@ def test_ants_mat_files_are_read(tmp_path: Path) -> None:
         center=(9, 8, 7),
     )
     path = tmp_path / "0GenericAffine.mat"
+    path.write_bytes(b"no mat")
+    with pytest.raises(ValueError, match="no file of MATLAB"):
+        geometry.read_itk_affine(path)
     ants.write_transform(transform, str(path))
     x, y, z = transform.apply_to_point((4.0, 5.0, 6.0))
     matrix = geometry.read_itk_affine(path)

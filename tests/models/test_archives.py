@@ -104,7 +104,10 @@ def test_damaged_encrypted_and_absent(tmp_path: Path) -> None:
     encrypted[whole.index(b"PK\x01\x02") + 8] |= 1
     wrong_sum = bytearray(whole)
     wrong_sum[whole.index(b"PK\x01\x02") + 16] ^= 1
-    for content in (b"", b"no zip", whole[:-30], bytes(encrypted), bytes(wrong_sum)):
+    no_deflate = bytearray(whole)
+    no_deflate[30 + len("plans.json")] = 0xFF
+    spoilt = (encrypted, wrong_sum, no_deflate)
+    for content in (b"", b"no zip", whole[:-30], *map(bytes, spoilt)):
         archive.write_bytes(content)
         with pytest.raises(UnusableData, match=r"m\.zip"):
             extract(archive, tmp_path / "out")
