@@ -18,7 +18,7 @@ _HIGHEST_RATIO = 50  # weights hardly pack at all
 _WANTED = (".json", ".pth", ".pkl", ".model", ".toml")
 _DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
-    *(EOFError, NotImplementedError, ValueError),
+    *(EOFError, IndexError, NotImplementedError, ValueError),
 )
 
 

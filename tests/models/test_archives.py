@@ -106,10 +106,11 @@ def test_damaged_encrypted_and_absent(tmp_path: Path) -> None:
     wrong_sum[whole.index(b"PK\x01\x02") + 16] ^= 1
     no_deflate = bytearray(whole)
     no_deflate[30 + len("plans.json")] = 0xFF
-    spoilt = (encrypted, wrong_sum, no_deflate)
-    for content in (b"", b"no zip", whole[:-30], *map(bytes, spoilt)):
+    no_name = whole.replace(b"plans.json", b"\0lans.json")
+    spoilt = (b"", b"no zip", whole[:-30], encrypted, wrong_sum, no_deflate, no_name)
+    for number, content in enumerate(spoilt):
         archive.write_bytes(content)
         with pytest.raises(UnusableData, match=r"m\.zip"):
-            extract(archive, tmp_path / "out")
+            extract(archive, tmp_path / f"out{number}")
     with pytest.raises(InputMissing, match=r"none\.zip"):
         extract(tmp_path / "none.zip", tmp_path / "out")
