@@ -21,7 +21,7 @@ from bids_stroke.core.crashes import read_crash
 from bids_stroke.core.geometry import read_itk_affine, write_itk_affine
 from bids_stroke.errors import BidsStrokeError
 from bids_stroke.models import archives, descriptor, recipe
-from bids_stroke.models.weights import load_plain_pickle
+from bids_stroke.models.weights import load_checkpoint, load_plain_pickle
 from bids_stroke.reports import group
 from tests.bad_inputs import stored
 
@@ -152,6 +152,13 @@ def _write_pickle(path: Path) -> None:
     path.write_bytes(pickle.dumps({"plans": [1, 2.5, "x", None], "array": np.arange(6.0)}, 2))
 
 
+def _write_checkpoint(path: Path) -> None:
+    import torch
+
+    state = {"network_weights": {"a.weight": torch.arange(4.0)}, "init_args": {"fold": 1}}
+    torch.save(state, path, _use_new_zipfile_serialization=path.suffix == ".pth")
+
+
 IMAGE = stored()
 READERS: dict[str, Reader] = {
     "image": Reader(conform, "sub-01_T1w.nii", IMAGE),
@@ -185,5 +192,7 @@ READERS: dict[str, Reader] = {
     "mat": Reader(_transform, "x.mat", _sample_of(_write_mat, "x.mat"), (ValueError,)),
     "zip": Reader(_unpack, "m.zip", _sample_of(_write_zip, "m.zip")),
     "pickle": Reader(load_plain_pickle, "m.pkl", _sample_of(_write_pickle, "m.pkl")),
+    "checkpoint": Reader(load_checkpoint, "c.pth", _sample_of(_write_checkpoint, "c.pth")),
+    "old checkpoint": Reader(load_checkpoint, "c.model", _sample_of(_write_checkpoint, "c.model")),
     "crash": Reader(lambda p: read_crash(p.read_text(errors="replace")), "crash.txt", CRASH),
 }

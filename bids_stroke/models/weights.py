@@ -28,6 +28,13 @@ _HARMLESS = (
 _LARGEST_PICKLE = 200_000_000  # bytes; plans of nnU-Net v1 are some megabytes
 
 
+_DAMAGE = (
+    *(EOFError, OSError, ValueError, TypeError, KeyError, IndexError, AttributeError),
+    *(struct.error, AssertionError, OverflowError, SyntaxError),  # of what unpicklers call
+)
+"""What readers of pickles raise where a file is damaged."""
+
+
 def load_checkpoint(path: Path, key: str = "network_weights") -> dict[str, Any]:
     """Read a checkpoint of nnU-Net on the CPU with torch's restricted unpickler.
 
@@ -45,18 +52,12 @@ def load_checkpoint(path: Path, key: str = "network_weights") -> dict[str, Any]:
             f"The weights {path} hold more than tensors and plain values, so they were not loaded: "
             "get them from a source you trust."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
+    except (*_DAMAGE, RuntimeError) as error:
         raise UnusableData(f"The weights {path} are damaged: install the model again.") from error
     weights = checkpoint.get(key) if isinstance(checkpoint, dict) else None
     if not isinstance(weights, dict) or not all(map(torch.is_tensor, weights.values())):
         raise UnusableData(f"{path} is no checkpoint of nnU-Net: it has no '{key}'.")
     return checkpoint
-
-
-_DAMAGE = (
-    *(EOFError, OSError, ValueError, TypeError, KeyError, IndexError, AttributeError),
-    *(struct.error, AssertionError, OverflowError),  # of the pickle machine of pure Python
-)
 
 
 def _latin1(text: str, encoding: str = "latin1") -> bytes:
@@ -158,8 +159,9 @@ def load_plain_pickle(path: Path) -> Any:
     except FileNotFoundError as error:
         raise InputMissing(f"There is no {path}: copy the whole model folder.") from error
     except pickle.UnpicklingError as error:
+        asked = str(error)[:80].encode("unicode_escape").decode()  # the file's own words
         raise UnusableData(
-            f"{path} asks for {error}, which is more than plain values, so it was not read: get it "
+            f"{path} asks for {asked}, which is more than plain values, so it was not read: get it "
             "from a source you trust."
         ) from error
     except (*_DAMAGE, MemoryError, RecursionError) as error:
