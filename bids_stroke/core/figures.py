@@ -26,6 +26,7 @@ from skimage.measure import find_contours
 
 from bids_stroke.core.files import atomic_path
 from bids_stroke.core.geometry import bounding_box, to_ras, voxel_volume_mm3
+from bids_stroke.core.words import millilitres
 
 MIXED = ("coronal", "coronal", "sagittal", "sagittal")  # the widest row of a mosaic
 AXIS = {"sagittal": 0, "coronal": 1, "axial": 2}
@@ -492,7 +493,7 @@ def _lesion_outlines(
 
 def _lesion_heading(labels: Array, number: int, view: View) -> str:
     volume = np.count_nonzero(labels == number) * voxel_volume_mm3(view.affine) / 1000
-    return f"Lesion {number}: {volume:.{2 if volume < 10 else 1}f} mL"
+    return f"Lesion {number}: {millilitres(volume)}"
 
 
 def _lesion_row(
@@ -572,7 +573,7 @@ def _rest(labels: Array, view: View, limit: int) -> str:
     if count <= 0:
         return ""
     volume = np.count_nonzero(labels > limit) * voxel_volume_mm3(view.affine) / 1000
-    return f"and {count} smaller, {volume:.2f} mL together: see the table"
+    return f"and {count} smaller, {millilitres(volume)} together: see the table"
 
 
 def lesion_figure(

@@ -36,7 +36,8 @@ def _painted(background: Array, counts: Array, view: View, plane: str, index: in
     window = figures.intensity_window(background)
     base = np.repeat(figures.grey(background, view, plane, index, window)[..., None], 3, axis=2)
     piece = figures.enlarge(figures.cut(counts, view, plane, index), view.pixels(plane), order=0)
-    share = _DARKEST + (_LIGHTEST - _DARKEST) * piece / max(int(counts.max(initial=0)), 1)
+    most = max(int(counts.max(initial=0)), 2)
+    share = _DARKEST + (_LIGHTEST - _DARKEST) * (piece - 1) / (most - 1)
     colours = mpl.colormaps[COLOURS](share)[..., :3]
     return np.where(piece[..., None] >= 1, colours, base).astype(np.float32)
 
@@ -76,7 +77,7 @@ def _row(background: Array, counts: Array, view: View, slices: list[tuple[str, i
     return Row(tuple(panels))
 
 
-def css_gradient(steps: int = 6) -> str:
-    """The colour scale from one person to all, as the stops of a CSS gradient."""
+def scale_colours(steps: int = 6) -> list[str]:
+    """The colour scale, ``#rrggbb`` at equal steps from one person to the most at one place."""
     shares = np.linspace(_DARKEST, _LIGHTEST, steps)
-    return ", ".join(mpl.colors.to_hex(mpl.colormaps[COLOURS](share)) for share in shares)
+    return [mpl.colors.to_hex(mpl.colormaps[COLOURS](share)) for share in shares]

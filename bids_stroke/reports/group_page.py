@@ -13,12 +13,13 @@ from bids_stroke import boilerplate
 from bids_stroke.config import THIS_RUN
 from bids_stroke.core import metrics
 from bids_stroke.core.files import read_json
-from bids_stroke.core.overlap import css_gradient
+from bids_stroke.core.overlap import scale_colours
+from bids_stroke.core.words import millilitres, plain_name
 from bids_stroke.reports import tables, viewer
 from bids_stroke.reports.cohort_map import CohortMap
 from bids_stroke.reports.collect import Failure
 from bids_stroke.reports.group import Cohort
-from bids_stroke.reports.pages import asset, millilitres, render
+from bids_stroke.reports.pages import asset, render
 from bids_stroke.reports.plots import Value, dot_plot, scatter, strip
 
 SUMMARY = (
@@ -30,6 +31,8 @@ MOST_ROWS = 500
 """Rows of a plain table on the page; the TSV beside it holds all."""
 MOST_NAMES = 40
 MOST_OUTLIERS = 10
+FEW = 100
+"""Up to so many participants the first of 256 colours begins at half a participant."""
 
 
 def number(value: Any, digits: int = 3) -> str:
@@ -68,7 +71,7 @@ def write_page(cohort: Cohort) -> Path:
         strips=_strips(cohort),
         overlap=cohort.overlap,
         three_d=three_d,
-        gradient=css_gradient(),
+        gradient=", ".join(scale_colours()),
         statistics=_cohort_statistics(cohort),
         bootstraps=cohort.bootstraps,
         convention=boilerplate.text("evaluate"),
@@ -121,7 +124,7 @@ def cohort_data(cohort: Cohort) -> dict[str, Any]:
         ("Outlier in", "list", cohort.qc["outliers"]),
     ]
     if len(dice):
-        columns.append(("Dice", "number", table["label"].map(dice)))
+        columns.append(("Dice", "share", table["label"].map(dice)))
     if cohort.rated.consensus:
         columns.append(("Rating", "text", table["label"].map(cohort.rated.consensus)))
     columns += [(name, "text", table[name].astype(object)) for name in cohort.strata]
@@ -183,7 +186,7 @@ def _strip(
     ]
     outliers = [v for v in values if v.marked]
     return {
-        "name": name.replace("_", " "),
+        "name": plain_name(name),
         "meaning": meaning,
         "plot": strip(values),
         "outliers": outliers[:MOST_OUTLIERS],
@@ -241,8 +244,8 @@ def _told(rows: pd.DataFrame, key: tuple[str, str]) -> str:
     if key not in rows.index:
         return "n/a"
     row = rows.loc[key]
-    middle = "" if pd.isna(row["median"]) else f", median {number(row['median'])}"
-    return f"{interval(row, 'mean')}{middle}, n = {row['n']}"
+    middle = "" if pd.isna(row["median"]) else f", median\u00a0{number(row['median'])}"
+    return f"{interval(row, 'mean')}{middle}, n\u00a0=\u00a0{row['n']}"
 
 
 def _strata(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -368,14 +371,15 @@ def _three_d(overlap: CohortMap | None) -> Markup | None:
     if overlap is None or not overlap.largest:
         return None
     volumes = [
-        viewer.Volume(name="Template", data=overlap.anatomy),
+        viewer.Volume(name="Template", data=overlap.anatomy, role="template"),
         viewer.Volume(
             name="Number of participants",
             data=overlap.counts,
             kind="map",
-            color="inferno",
-            limits=(0.5, float(overlap.largest)),
-            opacity=0.9,
+            color=",".join(scale_colours()),
+            limits=(0.5 if overlap.largest <= FEW else 0.01, float(overlap.largest)),
+            opacity=1.0,
+            role="count",
             file="group_overlap.nii.gz",
         ),
     ]

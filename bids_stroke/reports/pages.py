@@ -13,6 +13,7 @@ from PIL import Image
 
 from bids_stroke import __version__, data
 from bids_stroke.core.files import write_text
+from bids_stroke.core.words import millilitres
 
 MEDIA = {".webp": "image/webp", ".png": "image/png", ".svg": "image/svg+xml"}
 
@@ -47,12 +48,6 @@ def image_size(path: Path) -> tuple[int, int]:
         return 0, 0
     with Image.open(path) as image:
         return image.size
-
-
-def millilitres(value: float) -> str:
-    """A volume with as many digits as mean something: 12.3, 1.23, .0123 mL."""
-    digits = 1 if value >= 10 else 2 if value >= 0.1 or value == 0 else 3
-    return f"{value:.{digits}f} mL"
 
 
 def duration(seconds: float) -> str:

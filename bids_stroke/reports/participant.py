@@ -11,13 +11,14 @@ from nibabel.filebasedimages import ImageFileError
 
 from bids_stroke.bids.ratings import LEVELS
 from bids_stroke.core.files import read_json
+from bids_stroke.core.words import millilitres
 from bids_stroke.reports import collect, layers, location, resources
 from bids_stroke.reports.citation import methods_html
 from bids_stroke.reports.collect import Failure, Session
 from bids_stroke.reports.histogram import Histogram, histogram
 from bids_stroke.reports.layers import Images
 from bids_stroke.reports.model import model_page_name, write_model_page
-from bids_stroke.reports.pages import asset, millilitres, render
+from bids_stroke.reports.pages import asset, render
 from bids_stroke.reports.rating import rating_data
 from bids_stroke.reports.viewer import MAX_BYTES, as_json
 from bids_stroke.reports.viewer import assets as viewer_assets
@@ -44,8 +45,10 @@ MORE_COLUMNS = {
     "territory": "Territory",
     "ventricle_distance_mm": "To the ventricles (mm)",
 }
-"""Columns that are shown where the table has them."""
-ONE_SIDED = 0.9
+"""Columns that are shown where the table has values in them."""
+ONE_SIDED, MOSTLY = 0.9, 0.6
+"""Shares of the volume from which a page says "in the ..." and "mostly in the ..."."""
+BOTH = "in both hemispheres"
 PAGE_BYTES = 14_000_000
 LIBRARY_BYTES = 1_200_000
 LEAST_BYTES = 300_000
@@ -64,9 +67,11 @@ def _side(table: pd.DataFrame) -> str:
     main = str(share.idxmax())
     place = {"left": "in the left hemisphere", "right": "in the right hemisphere"}
     if main == "both":
-        return "in both hemispheres"
+        return BOTH
     where = place.get(main, "near the midline")
-    return where if share.max() >= ONE_SIDED else f"mostly {where} ({share.max():.0%})"
+    if share.max() >= ONE_SIDED:
+        return where
+    return f"mostly {where} ({share.max():.0%})" if share.max() >= MOSTLY else BOTH
 
 
 def answer(session: Session) -> str:
@@ -99,9 +104,9 @@ def verdict(session: Session) -> str:
 
 
 def table_columns(table: pd.DataFrame) -> dict[str, str]:
-    """Columns of the page's table of lesions: the usual ones, and those that the table has."""
-    more = {name: title for name, title in MORE_COLUMNS.items() if name in table}
-    return {**TABLE_COLUMNS, **more}
+    """Columns of the page's table of lesions: the usual ones, and those that hold a value."""
+    more = [name for name in MORE_COLUMNS if name in table and table[name].notna().any()]
+    return {**TABLE_COLUMNS, **{name: MORE_COLUMNS[name] for name in more}}
 
 
 def lesion_rows(table: pd.DataFrame, places: Mapping[int, Place] | None = None) -> list[Row]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 LOWEST_ML = 0.01
-WIDTH, LEFT, RIGHT, DOT, BASE = 760, 96, 16, 6.0, 44
+WIDTH, LEFT, RIGHT, DOT, BASE = 760, 124, 16, 6.0, 44
 MOST_DOTS, MOST_ROWS, MOST_MARKED = 400, 14, 150
 BARS, BARS_HEIGHT = 60, 72.0
 SIDE, SIDE_LEFT, SIDE_BASE = 460, 64, 48  # of a scatter plot

@@ -145,7 +145,8 @@ def _qc_meaning(name: str) -> str:
         if name == ending:
             return text
         if name.endswith(f"_{ending}"):
-            return f"{name.removesuffix(f'_{ending}')}: {text}"
+            of = name.removesuffix(f"_{ending}")
+            return f"{of[:1].upper()}{of[1:]}: {text}"
     return f"{name}, from the record of the session."
 
 

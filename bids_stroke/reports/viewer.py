@@ -36,10 +36,12 @@ class Volume:
 
     ``data`` is [x, y, z]. ``kind`` is ``image`` (grey, linear interpolation), ``map`` (a colour
     scale, transparent under ``limits[0]``) or ``labels`` (0 is nothing, no interpolation).
-    ``color`` is a colour ``#rrggbb`` for labels and the name of a NiiVue colour map for a map.
+    ``color`` is a colour ``#rrggbb`` for labels; for a map the name of a NiiVue colour map, or
+    colours with a comma between them, from the first to the last value.
     ``limits`` are the values that get the first and the last colour; None takes them from the data.
     ``role`` is what controls know the layer by: ``lesions`` and ``probability`` belong to the
-    slider of the threshold. ``file`` is the full file, relative to the page, where it is linked.
+    slider of the threshold, ``count`` is a map of whole numbers, and of a ``template`` no values
+    are told. ``file`` is the full file, relative to the page, where it is linked.
     """
 
     name: str
@@ -102,6 +104,9 @@ def _coded(volume: Volume, data: NDArray[Any]) -> _Coded:
     if volume.kind == "labels":
         return _Coded(np.clip(data, 0, 255).astype(np.uint8))
     low, high = _limits(volume)
+    if volume.role == "count":
+        slope = max(high / 255, 1.0)  # whole numbers up to 255 stay as they are, 1 never becomes 0
+        return _Coded(np.clip(np.ceil((data - 0.5) / slope), 0, 255).astype(np.uint8), slope)
     low = 0.0 if volume.kind == "map" else low
     steps = STEPS_OF_A_MAP if volume.kind == "map" else 255
     slope = (high - low) / steps

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 from PIL import Image
 
-from bids_stroke.core import overlap
+from bids_stroke.core import figures, overlap
 
 SHAPE = (40, 48, 36)
 RAS = np.array([[4.0, 0, 0, -78], [0, 4, 0, -94], [0, 0, 4, -70], [0, 0, 0, 1]])
@@ -56,6 +57,17 @@ def test_the_left_of_the_patient_is_on_the_right(tmp_path: Path, flipped: bool) 
 
 
 def test_gradient_goes_from_dark_to_light() -> None:
-    stops = overlap.css_gradient().split(", ")
+    stops = overlap.scale_colours()
     lightness = [sum(int(stop[i : i + 2], 16) for i in (1, 3, 5)) for stop in stops]
     assert lightness == sorted(lightness)
+
+
+@pytest.mark.parametrize("most", [1, 2, 40])
+def test_one_person_has_the_first_colour_and_most_people_the_last(most: int) -> None:
+    counts = np.zeros((8, 8, 8), np.uint16)
+    counts[1, 4, 4], counts[6, 4, 4] = 1, most
+    view = figures.view_of(np.eye(4), np.ones((8, 8, 8), bool))
+    painted = overlap._painted(np.ones((8, 8, 8)), counts, view, "axial", 4)
+    found = {mpl.colors.to_hex(pixel) for pixel in painted.reshape(-1, 3)}
+    first, last = overlap.scale_colours()[0], overlap.scale_colours()[-1]
+    assert first in found and (last in found) == (most > 1)

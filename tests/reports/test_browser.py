@@ -68,6 +68,36 @@ def test_a_table_sorts_both_ways(browser: Any, outputs: Path) -> None:
         assert orders[1] == orders[0][::-1]
 
 
+@pytest.mark.parametrize("name", PAGES)
+def test_nothing_is_cut_in_print(browser: Any, outputs: Path, name: str) -> None:
+    """At the width of an A4 sheet within its margins every table is whole."""
+    with Visit(browser, outputs / name, "desktop") as visit:
+        visit.page.set_viewport_size({"width": 718, "height": 1000})
+        visit.page.emulate_media(media="print")
+        cut = """[...document.querySelectorAll('table')]
+          .filter((t) => t.scrollWidth > t.closest('main').clientWidth)
+          .map((t) => t.outerHTML.slice(0, 200))"""
+        assert visit.page.evaluate(cut) == []
+        assert visit.page.locator(".rating, .on-screen").filter(visible=True).count() == 0
+
+
+def test_the_rule_of_the_lesions_is_read_whole_on_a_phone(browser: Any, outputs: Path) -> None:
+    with Visit(browser, outputs / "sub-01.html", "phone") as visit:
+        table = visit.page.locator("table.sortable").first
+        rule = visit.page.locator(f"[id='{table.get_attribute('aria-describedby')}']")
+        assert "Threshold" in rule.inner_text()
+        box = rule.bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= 360
+
+
+def test_only_headings_of_columns_have_the_arrow_of_sorting(browser: Any, outputs: Path) -> None:
+    arrows = "(e) => getComputedStyle(e, '::after').content"
+    with Visit(browser, outputs / "sub-01.html", "desktop") as visit:
+        table = visit.page.locator("table.sortable").first
+        assert "↕" in table.locator("thead button").first.evaluate(arrows)
+        assert table.locator("tbody button").first.evaluate(arrows) == "none"
+
+
 def test_print_shows_both_views(browser: Any, outputs: Path) -> None:
     with Visit(browser, outputs / "sub-01.html", "desktop") as visit:
         visit.page.emulate_media(media="print")

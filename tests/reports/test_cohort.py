@@ -186,7 +186,7 @@ def test_a_broken_reference_is_said_and_the_others_count(dataset: Path, tmp_path
     )
     html = run(tmp_path, tmp_path / "out")
     assert read(tmp_path / "out" / "group_metrics.tsv")["label"].tolist() == ["sub-03"]
-    assert "can&#39;t be compared" in html
+    assert "can&#39;t be read as an image" in html
     assert "lies largely off the image" in html
 
 

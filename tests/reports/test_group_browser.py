@@ -76,6 +76,23 @@ def test_axe_finds_nothing_serious(browser: Any, page: Path, width: str, scheme:
         assert serious_findings(visit.page) == {}
 
 
+@pytest.mark.parametrize("width", ["desktop", "phone"])
+def test_plots_are_seen_whole(browser: Any, page: Path, width: str) -> None:
+    """A dot outside the screen is an outlier that nobody sees; texts must not touch."""
+    with Visit(browser, page, width) as visit:
+        parts = visit.page.locator("svg.plot circle, svg.plot.strip text")
+        boxes = [box for part in parts.all() if (box := part.bounding_box())]
+        assert min(box["x"] for box in boxes) >= 0
+        assert max(box["x"] + box["width"] for box in boxes) <= visit.page.viewport_size["width"]
+        for plot in visit.page.locator("svg.plot.strip").all():
+            texts = sorted(
+                (b["x"], b["x"] + b["width"])
+                for t in plot.locator("text").all()
+                if (b := t.bounding_box())
+            )
+            assert all(a[1] <= b[0] for a, b in zip(texts, texts[1:], strict=False)), texts
+
+
 def test_the_keyboard_comes_to_every_control(browser: Any, page: Path) -> None:
     with Visit(browser, page, "desktop") as visit:
         assert unreached(visit.page) == []

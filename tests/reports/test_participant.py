@@ -46,6 +46,20 @@ def test_the_answer_comes_first(outputs: Path) -> None:
     assert "the model was trained on synthetic lesions" in html
 
 
+def test_columns_without_any_value_are_not_shown(outputs: Path) -> None:
+    html = (outputs / "sub-01.html").read_text(encoding="utf-8")
+    assert "Members that see it" not in html and "Disagreement" not in html
+    table = pd.DataFrame({"members_share": [np.nan, 0.5], "disagreement": [np.nan, np.nan]})
+    shown = participant.table_columns(table)
+    assert "members_share" in shown and "disagreement" not in shown
+
+
+def test_a_session_without_lesions_says_so_and_has_nothing_to_switch(outputs: Path) -> None:
+    html = (outputs / "sub-02.html").read_text(encoding="utf-8")
+    assert "None: no place has a probability of" in html
+    assert "Outlined" not in html and "through each lesion" not in html
+
+
 def test_all_figures_of_the_session_are_there(outputs: Path) -> None:
     html = (outputs / "sub-01.html").read_text(encoding="utf-8")
     figures = list((outputs / "sub-01" / "figures").glob("*.webp"))
@@ -114,6 +128,8 @@ def test_first_sentence_of_a_crash(text: str, sentence: str) -> None:
         ({"left": 10.0}, "in the left hemisphere"),
         ({"right": 95.0, "left": 5.0}, "in the right hemisphere"),
         ({"right": 60.0, "left": 40.0}, "mostly in the right hemisphere (60%)"),
+        ({"left": 45.0, "right": 42.0, "midline": 13.0}, "in both hemispheres"),
+        ({"left": 51.0, "right": 49.0}, "in both hemispheres"),
         ({"midline": 3.0}, "near the midline"),
         ({}, ""),
     ],
@@ -131,12 +147,6 @@ def test_the_template_tells_the_side_better_than_the_scanner() -> None:
 
 
 def test_numbers_in_words() -> None:
-    assert [pages.millilitres(v) for v in (12.34, 1.234, 0.0123, 0)] == [
-        "12.3 mL",
-        "1.23 mL",
-        "0.012 mL",
-        "0.00 mL",
-    ]
     assert [pages.duration(s) for s in (0.2, 59.0, 200)] == ["0.2 s", "59.0 s", "3 min 20 s"]
 
 

@@ -72,6 +72,18 @@ def test_a_probability_at_the_threshold_stays_at_or_above_it() -> None:
         assert wrong.mean() < 1e-3, "only values within float's reach of the threshold may differ"
 
 
+@pytest.mark.parametrize("most", [1, 40, 255, 900])
+def test_counts_are_told_as_they_are_and_one_is_never_lost(most: int) -> None:
+    counts = np.zeros(SHAPE, np.uint16)
+    counts[10, 10, 10], counts[20, 20, 10], counts[30, 30, 10] = 1, max(most // 2, 1), most
+    image = viewer.Volume(name="T", data=np.ones(SHAPE))
+    role = {"kind": "map", "role": "count", "limits": (0.5, float(most))}
+    (_, content), _ = viewer.encoded([image, viewer.Volume(name="N", data=counts, **role)], RAS)
+    shown = decoded(content).get_fdata()
+    np.testing.assert_allclose(shown, counts, atol=0 if most <= 255 else 900 / 255)
+    np.testing.assert_array_equal(shown > 0, counts > 0)
+
+
 def test_large_images_are_reduced_until_they_fit() -> None:
     rng = np.random.default_rng(0)
     noise = viewer.Volume(name="T1w", data=rng.uniform(1, 2, (90, 90, 90)))

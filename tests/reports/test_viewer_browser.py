@@ -8,10 +8,12 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 from markupsafe import Markup
 from PIL import Image
+from scipy.spatial.transform import Rotation
 
 from bids_stroke.reports import pages, viewer
 from bids_stroke.reports.collect import sessions
@@ -129,6 +131,81 @@ def test_the_crosshair_moves_by_keyboard(open_phantom: Any) -> None:
 
 def pull(page: Any, selector: str, value: float) -> None:
     page.locator(selector).first.fill(str(value))
+
+
+@pytest.fixture(scope="module")
+def oblique(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cohort's map on a grid that is turned by 30 degrees, with its peak far from the middle."""
+    turn = np.eye(4)
+    turn[:3, :3] = Rotation.from_euler("zx", [30, 10], degrees=True).as_matrix() * 2
+    turn[:3, 3] = -30, -20, -40
+    head, counts = np.full((40, 50, 30), 100, np.float32), np.zeros((40, 50, 30), np.uint16)
+    counts[4:9, 38:44, 20:25], counts[6, 41, 22] = 1, 3
+    volumes = [
+        viewer.Volume(name="Template", data=head, limits=(0, 400), role="template"),
+        viewer.Volume(
+            name="Number",
+            data=counts,
+            kind="map",
+            role="count",
+            limits=(0.5, 3),
+            color="#ff0000,#00ff00",
+        ),
+    ]
+    peak = nib.affines.apply_affine(turn, [6, 41, 22])
+    shown = [
+        viewer.viewer_html(volumes, turn, name="peak", title="t", centre=peak.tolist()),
+        viewer.viewer_html(volumes, turn, name="plain", title="t"),
+    ]
+    path = tmp_path_factory.mktemp("oblique") / "page.html"
+    return pages.render("citation.html.j2", path, methods=Markup().join(shown), **viewer.assets())
+
+
+@pytest.fixture(scope="module")
+def open_oblique(gl_browser: Any, oblique: Path) -> Iterator[Any]:
+    with Visit(gl_browser, oblique, "phone") as visit:
+        visit.page.set_default_timeout(PATIENCE)
+        for name in ("peak", "plain"):
+            visit.page.locator(f"#{name}").scroll_into_view_if_needed()
+            visit.page.wait_for_selector(f"#{name}[data-ready]", timeout=PATIENCE)
+        yield visit.page
+
+
+def test_the_crosshair_is_where_it_is_sent_on_an_oblique_grid(open_oblique: Any) -> None:
+    """The peak is one voxel: any error of a voxel would tell another number."""
+    assert open_oblique.locator("#peak .place").inner_text().endswith("mm · Number 3")
+
+
+def test_without_a_place_the_crosshair_starts_in_the_middle(open_oblique: Any) -> None:
+    """A corner would show three black slices."""
+    axes = open_oblique.locator("#plain [data-control=axis]")
+    for i, n in enumerate((40, 50, 30)):
+        assert abs(int(axes.nth(i).input_value()) - n / 2) <= 1
+
+
+def test_counts_have_the_colours_of_their_scale(open_oblique: Any) -> None:
+    page = open_oblique
+    page.locator("#peak label[for=peak-view-axial]").click()
+    page.locator("#peak").get_by_label("Show the crosshair").uncheck()
+    page.wait_for_timeout(300)
+    shot = page.locator("#peak canvas").screenshot(timeout=PATIENCE)
+    red, green, blue = np.moveaxis(
+        np.asarray(Image.open(io.BytesIO(shot)).convert("RGB"), int), 2, 0
+    )
+    assert ((red > 150) & (green < 120) & (blue < 60)).sum() > 50, "one: the first colour"
+    assert ((green > 180) & (red < 90) & (blue < 60)).any(), "the peak: the last colour"
+
+
+def test_the_lowest_count_is_told_and_reset(open_oblique: Any) -> None:
+    page = open_oblique
+    slider = page.locator("#peak [data-control=low]")
+    told = page.locator("#peak output[for=peak-low-0]")
+    assert told.inner_text() == "1"
+    slider.focus()
+    page.keyboard.press("ArrowRight")
+    assert told.inner_text() == slider.get_attribute("aria-valuetext") == "2"
+    page.locator("#peak").get_by_role("button", name="Reset").click()
+    assert told.inner_text() == "1"
 
 
 def test_the_library_starts_with_the_first_viewer_that_is_seen(

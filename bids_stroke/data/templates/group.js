@@ -16,6 +16,7 @@
   const shown = (value, kind) => {
     if (value === null) return kind === "list" ? "none" : "n/a";
     if (kind === "volume") return value.toFixed(value >= 10 ? 1 : value >= 0.1 || !value ? 2 : 3);
+    if (kind === "share") return value.toFixed(3);
     return kind === "number" && !Number.isInteger(value) ? String(+value.toFixed(3)) : String(value);
   };
   const chip = (text) => {

@@ -96,9 +96,14 @@
       for (const color of colors) if (color.startsWith("#")) this.addColor(color);
     }
 
-    addColor(hex) {
-      const [r, g, b] = SOLID(hex);
-      this.nv.addColormap(hex, { R: [r, r], G: [g, g], B: [b, b], A: [0, 255], I: [0, 255] });
+    // One colour, or several from the lowest to the highest value; what is below them is not drawn.
+    addColor(name) {
+      const colors = name.split(",").map(SOLID);
+      const stops = colors.length > 1 ? [colors[0], ...colors] : [colors[0], colors[0]];
+      const last = stops.length - 2;
+      const at = (i) => (last && i ? 1 + Math.round((254 * (i - 1)) / last) : 255 * i);
+      const [R, G, B] = [0, 1, 2].map((channel) => stops.map((color) => color[channel]));
+      this.nv.addColormap(name, { R, G, B, A: stops.map((_, i) => (i ? 255 : 0)), I: stops.map((_, i) => at(i)) });
     }
 
     embedded() {
@@ -211,6 +216,10 @@
       const index = this.data.layers.findIndex((layer) => layer.name === input.dataset.layerName);
       this.nv.volumes[index].cal_min = +input.value;
       this.nv.updateGLVolume();
+      const whole = this.data.layers[index].role === "count";
+      const words = whole ? String(Math.ceil(input.value)) : (+input.value).toFixed(2);
+      input.setAttribute("aria-valuetext", words);
+      input.parentElement.querySelector("output").textContent = words;
     }
 
     radiological(checked) {
@@ -232,8 +241,9 @@
       if (threshold === own) lesions.img.set(this.own);
       else components(inside, map.hdr.dims.slice(1, 4), connectivity, minVolume / voxel, lesions.img);
       this.nv.updateGLVolume();
+      const digits = ml >= 10 ? 1 : ml >= 0.1 || !ml ? 2 : 3;
       const words = `${threshold.toFixed(2)}${threshold === own ? " (the model’s own)" : ""}: ` +
-        `${ml.toFixed(ml < 10 ? 2 : 1)} mL in ${count} ${count === 1 ? "lesion" : "lesions"}`;
+        `${ml.toFixed(digits)} mL in ${count} ${count === 1 ? "lesion" : "lesions"}`;
       for (const slider of this.controls("cut")) {
         slider.value = number;
         slider.setAttribute("aria-valuetext", words);
@@ -243,16 +253,18 @@
 
     moveBySliders() {
       const dims = this.nv.volumes[0].dimsRAS;
-      const at = this.controls("axis").map((slider, i) => (+slider.value + 0.5) / dims[i + 1]);
-      this.nv.scene.crosshairPos = at;
+      this.put(this.controls("axis").map((slider, i) => (+slider.value + 0.5) / dims[i + 1]));
+    }
+
+    put(fraction) {
+      this.nv.scene.crosshairPos = fraction;
       this.nv.drawScene();
       this.nv.createOnLocationChange();
     }
 
+    // By the whole affine: without "true" NiiVue leaves the obliqueness of the grid out.
     go(mm) {
-      this.nv.scene.crosshairPos = this.nv.mm2frac(mm);
-      this.nv.drawScene();
-      this.nv.createOnLocationChange();
+      this.put(this.nv.mm2frac(mm, 0, true));
     }
 
     jump(number) {
@@ -281,13 +293,18 @@
     }
 
     value(layer, value) {
-      if (layer.kind === "labels") return value > 0.5 ? (layer.role === "lesions" && value >= 1 ? layer.name : layer.name) : "";
-      return `${layer.name} ${layer.kind === "map" ? value.toFixed(2) : value.toFixed(0)}`;
+      if (layer.role === "template") return "";
+      if (layer.kind === "labels") return value > 0.5 ? layer.name : "";
+      return `${layer.name} ${value.toFixed(layer.kind === "map" && layer.role !== "count" ? 2 : 0)}`;
     }
 
     reset() {
       const { layers, centre, cuts } = this.data;
       layers.forEach((layer, i) => this.setOpacity(i, layer.opacity));
+      for (const input of this.controls("low")) {
+        input.value = input.min;
+        this.low(input);
+      }
       for (const input of this.controls("view")) input.checked = input.value === "multi";
       for (const input of [...this.controls("crosshair"), ...this.controls("radiological")]) input.checked = true;
       this.nv.setCrosshairWidth(1);
@@ -296,7 +313,7 @@
       this.view("multi");
       if (cuts) this.cut(cuts.steps.findIndex((step) => step.threshold === cuts.own));
       if (centre) this.go(centre);
-      else this.moveBySliders();
+      else this.put([0.5, 0.5, 0.5]);
     }
   }
 
