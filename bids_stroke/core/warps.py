@@ -10,6 +10,7 @@ import numpy as np
 import SimpleITK
 from nibabel.affines import voxel_sizes
 
+from bids_stroke.core.files import atomic_path
 from bids_stroke.core.geometry import Grid
 
 _FLIP = np.array([-1.0, -1.0, 1.0])
@@ -22,6 +23,24 @@ def read_transform(path: Path) -> Any:
         return SimpleITK.ReadTransform(str(path))
     except RuntimeError as error:
         raise ValueError(f"{path} is not a transform of ITK") from error
+
+
+def drop_times(path: Path) -> Path:
+    """Write an HDF5 transform of ITK anew without the times of its parts, and return its path.
+
+    Equal transforms are then equal bytes.
+    """
+    import h5py
+
+    with atomic_path(path) as temporary, h5py.File(path) as old, h5py.File(temporary, "w") as new:
+
+        def copy(name: str, item: Any) -> None:
+            if isinstance(item, h5py.Dataset):
+                kept = {key: getattr(item, key) for key in ("dtype", "chunks", "compression")}
+                new.create_dataset(name, data=item[()], track_times=False, **kept)
+
+        old.visititems(copy)
+    return path
 
 
 def to_sitk(data: np.ndarray, affine: np.ndarray) -> SimpleITK.Image:

@@ -47,6 +47,8 @@ def register_to_template(
     with reproducible(seed):
         import ants
 
+        from bids_stroke.core import warps
+
         result = ants.registration(
             to_ants(*fixed),
             to_ants(*moving),
@@ -60,7 +62,8 @@ def register_to_template(
             reg_iterations=syn_iterations,
             write_composite_transform=True,
         )
-    return Path(result["fwdtransforms"]), Path(result["invtransforms"])
+    forward, inverse = Path(result["fwdtransforms"]), Path(result["invtransforms"])
+    return warps.drop_times(forward), warps.drop_times(inverse)
 
 
 class _NormalizeInput(BaseInterfaceInputSpec):

@@ -1,5 +1,6 @@
 """Transforms of ITK against matrices, analytic fields and the linear resampling of our own."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,26 @@ def transform(matrix: np.ndarray, tmp_path: Path) -> object:
 def test_points_go_where_the_matrix_says(matrix: np.ndarray, transform: object) -> None:
     points = np.random.default_rng(1).normal(0, 20, (30, 3))
     assert warps.map_points(points, transform) == pytest.approx(apply_affine(matrix, points))
+
+
+def test_a_transform_without_times_is_the_same_transform_and_the_same_bytes(tmp_path: Path) -> None:
+    field = np.random.default_rng(0).normal(0, 2, (6, 7, 8, 3))
+    image = SimpleITK.GetImageFromArray(field, isVector=True)
+    moved = SimpleITK.CompositeTransform([SimpleITK.DisplacementFieldTransform(image)])
+    written = []
+    for name in ("one.h5", "other.h5"):
+        SimpleITK.WriteTransform(moved, str(tmp_path / name))
+        written.append((tmp_path / name).read_bytes())
+        time.sleep(1.1)  # HDF5 notes whole seconds
+    assert written[0] != written[1]
+    one, other = (warps.drop_times(tmp_path / name) for name in ("one.h5", "other.h5"))
+    assert one.read_bytes() == other.read_bytes()
+    points = np.random.default_rng(1).uniform(-6, 0, (30, 3)) * (1, 1, -1)
+    expected = warps.map_points(points, warps.read_transform(one))
+    image = SimpleITK.GetImageFromArray(field, isVector=True)
+    again = SimpleITK.DisplacementFieldTransform(image)
+    assert expected == pytest.approx(warps.map_points(points, again))
+    assert np.abs(expected - points).max() > 0.5
 
 
 def test_no_points() -> None:
