@@ -155,11 +155,14 @@ def with_little_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
 
-def test_too_little_memory_means_try_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shape", [(320, 320, 320), (1024, 1024, 512)])  # the second is 1 GB
+def test_too_little_memory_means_try_again(tmp_path: Path, shape: tuple[int, int, int]) -> None:
     root = faults.prepare(tmp_path)
-    large = np.zeros((320, 320, 320), np.int16)
+    large = np.zeros(shape, np.int16)
     large[60:260, 60:260, 60:260] = small.brain(shape=(200, 200, 200))
-    nib.Nifti1Image(large, np.eye(4)).to_filename(small.place(root / "bids", "large"))
+    nib.Nifti1Image(large, np.diag([0.2, 0.2, 0.2, 1])).to_filename(
+        small.place(root / "bids", "large")
+    )
     run = faults.start(root, "memory", "--participant-label", "large", before=with_little_memory)
     assert wait(run) == 75
     said = (root / "memory.log").read_text()
