@@ -25,7 +25,7 @@ from bids_stroke.interfaces.images import read
 LEVELS_MM = (6.0, 4.0, 2.0)
 """Voxel size at the three levels of a registration, whatever the resolution of the images."""
 SMOOTHING_MM = (3.0, 2.0, 0.0)
-MARGIN_MM = 10.0
+MARGIN_MM = 15.0
 """What is kept around a brain: registration costs by the size of the images."""
 
 

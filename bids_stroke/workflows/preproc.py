@@ -406,11 +406,12 @@ def describe_preprocessing(
         "brain_extraction": f"the brain was found {describe_extraction(settings, modalities)}",
         "register": (
             f"the {moving} was registered rigidly to the {reference} with ANTs [@ants] "
-            "(Mattes mutual information) and resampled to its grid by cubic splines"
+            "(Mattes mutual information at 6, 4 and 2 mm) and resampled to its grid by cubic "
+            "splines"
         ),
         "n4": (
-            "the bias field within the brain was removed by N4 [@n4] with a shrink factor of "
-            f"at most {settings.n4_shrink}"
+            "the bias field within the brain was removed by N4 [@n4], on voxels above 0, with a "
+            f"shrink factor of at most {settings.n4_shrink}"
         ),
         "crop": "images were cropped to the box of the brain",
         "zscore": "intensities were scaled to zero mean and unit deviation within the brain",
