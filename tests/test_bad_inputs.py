@@ -168,6 +168,41 @@ def test_references_at_the_train_level(references: Path, capfd: pytest.CaptureFi
     assert not (references / "trained").exists()
 
 
+@pytest.mark.parametrize("content", [b"", b"[1", b"[]", b"{}", b"\xff", b'{"label": 1}'])
+def test_a_record_of_a_session_that_is_none(
+    references: Path, capfd: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    (record,) = (references / "out" / "sub-good").rglob("*_desc-qc.json")
+    whole = record.read_bytes()
+    record.write_bytes(content)
+    try:
+        code = main([str(references / "bids"), str(references / "out"), "group", "--nprocs", "1"])
+    finally:
+        record.write_bytes(whole)
+    assert code == 65
+    (sentence,) = capfd.readouterr().err.splitlines()
+    assert str(record) in sentence
+    assert "run this participant again" in sentence
+
+
+@pytest.mark.parametrize("name", ["mask.nii.gz", "dseg.tsv"])
+def test_an_output_that_was_torn(
+    references: Path, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    (output,) = (references / "out" / "sub-good").rglob(f"*_{name}")
+    whole = output.read_bytes()
+    output.write_bytes(whole[: len(whole) // 2])
+    try:
+        code = main([str(references / "bids"), str(references / "out"), "group", "--nprocs", "1"])
+    finally:
+        output.write_bytes(whole)
+    said = capfd.readouterr()
+    assert code == 0
+    assert "Traceback" not in said.err + said.out
+    page = unescape((references / "out" / "group.html").read_text())
+    assert name.endswith("tsv") or "sub-good_space-T1w_label-L_desc-stroke_mask.nii.gz" in page
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"\xff\xfe\x00", b"age\n61\n", b"participant_id\tage\n1\t2\n1\t2\t3\n"]
 )

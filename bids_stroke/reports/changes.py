@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from nibabel.filebasedimages import ImageFileError
 
 from bids_stroke.core import geometry, longitudinal
-from bids_stroke.core.files import load_image, read_json, write_json, write_text
+from bids_stroke.core.files import UNREADABLE, load_image, read_json, write_json, write_text
 from bids_stroke.core.geometry import Grid
 from bids_stroke.reports.collect import Session
 
@@ -210,7 +209,7 @@ def write_changes(
             continue
         try:
             row, lesions = compare(*scans, seed)
-        except (ImageFileError, OSError, EOFError, ValueError, RuntimeError) as error:
+        except (*UNREADABLE, RuntimeError) as error:
             problems.append(f"{before.label} and {after.label} can't be compared: {error}")
             continue
         rows.append({**keys, "image": scans[0].modality, **row})

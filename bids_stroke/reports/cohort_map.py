@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 
 from bids_stroke.core import geometry, overlap
-from bids_stroke.core.files import load_image, save_image, write_json
+from bids_stroke.core.files import UNREADABLE, load_image, save_image, write_json
 from bids_stroke.core.geometry import Grid
 from bids_stroke.reports.collect import Session
 
@@ -62,7 +61,7 @@ def _images(
                 left_out.append(f"sub-{subject}: {path.name} is on another grid than the first.")
                 continue
             mask = np.asarray(image.dataobj) > 0
-        except (ImageFileError, OSError, EOFError, ValueError) as error:
+        except UNREADABLE as error:
             left_out.append(f"sub-{subject}: {path.name} can't be read ({error}).")
             continue
         yield mask
@@ -72,7 +71,7 @@ def _first_grid(paths: Sequence[tuple[str, Path]]) -> Grid | None:
     for _, path in paths:
         try:
             return geometry.grid_of(load_image(path))
-        except (ImageFileError, OSError, EOFError, ValueError):
+        except UNREADABLE:
             continue
     return None
 

@@ -14,6 +14,10 @@ from bids_stroke.bids.names import output_path
 from bids_stroke.bids.pairs import workflow_name
 from bids_stroke.core.crashes import read_crash
 from bids_stroke.core.files import read_json
+from bids_stroke.errors import UnusableData
+
+_KEPT = {"label", "entities", "inputs", "reference", "model", "lesions", "flags"}
+"""What each record of a session has."""
 
 
 @dataclass(frozen=True)
@@ -106,10 +110,23 @@ def _figures(folder: Path, label: str) -> dict[str, Path]:
 
 
 def sessions(output_dir: Path, subject: str = "*") -> list[Session]:
-    """Sessions with a quality record, of one participant or of all, by label."""
+    """Sessions with a quality record, of one participant or of all, by label.
+
+    Raises UnusableData for a record that can't be read.
+    """
     folder = Path(output_dir)
     paths = sorted(folder.glob(f"sub-{subject}/figures/*_desc-qc.json"))
-    return [Session(read_json(path), folder) for path in paths]
+    return [Session(_record(path), folder) for path in paths]
+
+
+def _record(path: Path) -> Any:
+    try:
+        record = read_json(path)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UnusableData(f"{path} can't be read: run this participant again.") from error
+    if not isinstance(record, dict) or not record.keys() >= _KEPT:
+        raise UnusableData(f"{path} is no record of a session: run this participant again.")
+    return record
 
 
 def newest_log(output_dir: Path) -> Path | None:
