@@ -28,6 +28,9 @@ from bids_stroke.models.recipe import Recipe, Stage, from_table
 
 STOPPED = 3
 RUN_LOCK = "run.lock"
+TIMED, ENOUGH_S = 3, 15.0
+"""Iterations that an estimate times, and seconds after which it starts no other: slow iterations
+are alike."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,23 +301,31 @@ def _newer(path: Path, other: Path) -> bool:
 
 
 def write_estimate(job: Job) -> None:
-    """Write ``estimate.json`` beside the dataset, unless it is there for this device."""
+    """Write ``estimate.json`` beside the dataset, unless it is there for this device.
+
+    A run that has no more iterations than would be timed has none: it is over before.
+    """
     path = Path(job.root) / "estimate.json"
     if path.is_file() and read_json(path)["device"] == job.device:
+        return
+    recipe = from_table(job.recipe)
+    schedules = [recipe.of_stage(stage).schedule for stage in recipe.stages]
+    if max(s.epochs * s.iterations for s in schedules) <= TIMED:
         return
     with TemporaryDirectory() as folder:
         os.environ["nnUNet_results"] = folder  # noqa: SIM112 - nnU-Net's name
         write_json(path, {"device": job.device, **estimate(job)})
 
 
-def estimate(job: Job, iterations: int = 3) -> dict[str, float]:
+def estimate(job: Job, iterations: int = TIMED) -> dict[str, float]:
     """Seconds an iteration and memory in GB of the most costly stage, by a few timed iterations.
 
-    Patches of noise stand for the data, so that reading and augmentation are not in the time.
+    Patches of noise stand for the data, so that reading and augmentation are not in the time. After
+    ``ENOUGH_S`` no further iteration is timed, and none where nobody waits for it any more.
     """
     import torch
 
-    recipe = from_table(job.recipe)
+    recipe, wanted = from_table(job.recipe), _supervision(job)
     torch.set_num_threads(job.threads)
     worst = {"seconds_per_iteration": 0.0, "memory_gb": 0.0, "seconds": 0.0}
     for stage in recipe.stages:
@@ -323,10 +334,13 @@ def estimate(job: Job, iterations: int = 3) -> dict[str, float]:
         batch = _noise(trainer)
         trainer.on_train_epoch_start()
         trainer.train_step(batch)
-        start = time.monotonic()
-        for _ in range(iterations):
+        start, done = time.monotonic(), 0
+        while done < iterations and (not done or time.monotonic() - start < ENOUGH_S):
+            if not wanted():
+                raise SystemExit(STOPPED)
             trainer.train_step(batch)
-        seconds = (time.monotonic() - start) / iterations
+            done += 1
+        seconds = (time.monotonic() - start) / done
         schedule = recipe.of_stage(stage).schedule
         steps = schedule.iterations + schedule.validation_iterations / 3
         worst["seconds"] += seconds * steps * trainer.num_epochs

@@ -272,7 +272,8 @@ class Recipe:
     def shortened(self, *, epochs: int | None = None, iterations: int | None = None) -> "Recipe":
         """The recipe with other numbers of epochs or of iterations an epoch in every stage.
 
-        Snapshots and restarts come at the same share of the run as before.
+        Snapshots and restarts come at the same share of the run as before, and an epoch has as
+        many validation iterations for one of training.
         """
         asked = {"epochs": epochs, "iterations": iterations}
         given: dict[str, Any] = {k: number for k, number in asked.items() if number is not None}
@@ -280,7 +281,15 @@ class Recipe:
             given["stop_after"] = None
         shares = [epochs / s.epochs if epochs else 1.0 for s in self._schedules()]
         stages = tuple(
-            replace(stage, schedule={**stage.schedule, **given, **_restarts(schedule, share)})
+            replace(
+                stage,
+                schedule={
+                    **stage.schedule,
+                    **given,
+                    **_restarts(schedule, share),
+                    **_validation(schedule, iterations),
+                },
+            )
             for stage, schedule, share in zip(self.stages, self._schedules(), shares, strict=True)
         )
         snapshots = dict.fromkeys(max(1, round(n * shares[-1])) for n in self.inference.snapshots)
@@ -300,6 +309,14 @@ def _restarts(schedule: Schedule, share: float) -> dict[str, int]:
     if schedule.name != "cosine_restarts":
         return {}
     return {"restart_epochs": max(1, round(schedule.restart_epochs * share))}
+
+
+def _validation(schedule: Schedule, iterations: int | None) -> dict[str, int]:
+    """Validation iterations of an epoch with that many of training; nothing where they stay."""
+    if iterations is None:
+        return {}
+    share = schedule.validation_iterations / schedule.iterations
+    return {"validation_iterations": max(1, round(share * iterations))}
 
 
 Section = TypeVar("Section")

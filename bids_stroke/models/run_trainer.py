@@ -61,6 +61,7 @@ class RunTrainer(RecipeTrainer):
         self._in_epoch = False
         self._saved = self._told = time.monotonic()
         self._seconds: list[float] = []
+        self._processor_seconds: list[float] = []
 
     @property
     def folder(self) -> Path:
@@ -87,9 +88,11 @@ class RunTrainer(RecipeTrainer):
         self.on_train_epoch_start()
         self._iteration, self._in_epoch = done, True
         while self._iteration < self.num_iterations_per_epoch:
-            start = time.monotonic()
+            start, used = time.monotonic(), time.process_time()
             self._outputs.append(self.train_step(self._batch(self.dataloader_train)))
             self._seconds = [*self._seconds[-99:], time.monotonic() - start]
+            used = time.process_time() - used
+            self._processor_seconds = [*self._processor_seconds[-99:], used]
             self._after_iteration()
         self.on_train_epoch_end(self._outputs)
         self._validate_epoch()
@@ -144,7 +147,8 @@ class RunTrainer(RecipeTrainer):
         return {
             "epoch": self.current_epoch,
             **{key: value if np.isfinite(value) else None for key, value in values.items()},
-            "seconds_per_iteration": round(float(np.mean(self._seconds or [0.0])), 4),
+            "seconds_per_iteration": _mean(self._seconds),
+            "processor_seconds_per_iteration": _mean(self._processor_seconds),
             "time": round(time.time(), 1),
         }
 
@@ -216,6 +220,11 @@ class RunTrainer(RecipeTrainer):
         dice = {case.case: dice_of_case(model, case) for case in self.watched}
         np.random.set_state(drawn)  # noqa: NPY002
         return dice
+
+
+def _mean(seconds: Sequence[float]) -> float:
+    """Mean, and 0 of none."""
+    return round(float(np.mean(seconds or [0.0])), 4)
 
 
 def mean_dice(dice: Mapping[str, float] | None) -> float | None:

@@ -216,3 +216,18 @@ def test_an_estimate_is_written_and_leaves_no_run(tmp_path, monkeypatch):
         found["seconds_per_iteration"] * 4 * (12 + 2 / 3), rel=1e-6
     )
     assert not job.places.results.exists() or not list(job.places.results.glob("*/fold_0"))
+
+
+def test_a_run_that_is_over_before_an_estimate_has_none(tmp_path):
+    job, file = prepare(tmp_path, tiny_recipe().shortened(epochs=1, iterations=2), cases=2)
+    assert fit.main([str(file), "--estimate"]) == 0
+    assert not (job.places.root / "estimate.json").exists()
+
+
+def test_an_estimate_ends_when_nobody_waits_for_it(tmp_path, monkeypatch):
+    job, _ = prepare(tmp_path, tiny_recipe(), cases=2)
+    for key, value in job.places.environment().items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setattr(fit, "_supervision", lambda job: lambda: False)
+    with pytest.raises(SystemExit):
+        fit.estimate(job)

@@ -41,6 +41,13 @@ def test_other_numbers_reach_every_stage():
     assert (schedule.epochs, schedule.iterations) == (2, 3)
 
 
+@pytest.mark.parametrize(("iterations", "validation"), [(250, 50), (25, 5), (2, 1), (500, 100)])
+def test_validation_keeps_its_share_of_an_epoch(iterations: int, validation: int) -> None:
+    recipe = tiny_recipe(schedule={"iterations": 250, "validation_iterations": 50})
+    short = recipe.shortened(iterations=iterations)
+    assert short.of_stage(short.stages[0]).schedule.validation_iterations == validation
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
