@@ -93,6 +93,18 @@ def test_plots_are_seen_whole(browser: Any, page: Path, width: str) -> None:
             assert all(a[1] <= b[0] for a, b in zip(texts, texts[1:], strict=False)), texts
 
 
+def test_print_has_headings_only_over_what_is_printed(browser: Any, page: Path) -> None:
+    """Chromium leaves buttons out of a table's head that it repeats on the next sheet."""
+    with Visit(browser, page, "desktop") as visit:
+        visit.page.emulate_media(media="print")
+        assert not visit.page.get_by_role("heading", name="In three planes").is_visible()
+        display = "(b) => getComputedStyle(b).display"
+        head = visit.page.locator("#cohort-table thead button").first
+        assert head.evaluate(display) == "contents"
+        row = visit.page.locator("#cohort-table tbody th").first
+        assert row.evaluate("(th) => getComputedStyle(th).whiteSpace") == "nowrap"
+
+
 def test_the_keyboard_comes_to_every_control(browser: Any, page: Path) -> None:
     with Visit(browser, page, "desktop") as visit:
         assert unreached(visit.page) == []
