@@ -12,9 +12,11 @@ from bids_stroke.errors import UsageError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from bids_stroke.core.atlases import Atlas
     from bids_stroke.core.ensemble_search import Case, Rule
 
 SUPER_REGIONS = {"R1+R4": (1, 4), "R2": (2,), "R3": (3,)}  # of Mohapatra et al., R1 and R4 merged
+SUPER_REGION_NAMES = {1: "R1", 2: "R2", 3: "R3", 4: "R4"}
 TEXT = (
     "find the best ensemble of several runs by region of the brain: the top runs, all their "
     "subsets, by stacking and by agreement windows; tuned on some participants, told on others"
@@ -22,7 +24,7 @@ TEXT = (
 EXAMPLE = """\
 example:
   bids_stroke-models ensemble-search --reference /data/manual --output /data/search \\
-    --predictions unet=/out/unet vnet=/out/vnet attunet=/out/attunet --regions areas.nii.gz
+    --predictions unet=/out/unet vnet=/out/vnet attunet=/out/attunet --atlas super_region
 """
 
 
@@ -44,19 +46,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--space", default="T1w", help="space of the masks and of the references (default: T1w)"
     )
-    parser.add_argument(
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--atlas",
+        type=_atlas_asked,
+        metavar="NAME[=FILE]",
+        help="atlas in template space: super_region or another one that participant knows, or a "
+        "file as for participant --atlas; masks in space-T1w and space-FLAIR are looked up in it "
+        "through the transforms that one of the runs wrote with --output-spaces "
+        "MNI152NLin2009aSym (default: the whole brain only)",
+    )
+    where.add_argument(
         "--regions",
         type=Path,
         metavar="FILE_OR_DIR",
         help="image of region numbers for all cases, or a folder with one for each session, in the "
-        "space of the masks (default: the whole brain only)",
+        "space of the masks",
     )
     parser.add_argument(
         "--region",
         type=_region,
         nargs="+",
         metavar="NAME=N,N",
-        help="regions and their numbers (default: R1+R4=1,4 R2=2 R3=3, the super-regions)",
+        help="regions and their numbers (default: of super-regions, and with --regions, R1+R4=1,4 "
+        "R2=2 R3=3; of another atlas each of its regions)",
     )
     parser.add_argument("--top", type=_positive, default=4, metavar="N", help="runs (default: 4)")
     parser.add_argument(
@@ -82,6 +95,13 @@ def _named(text: str) -> tuple[str, Path]:
     if not (name and equals and path):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=DIR")
     return name, Path(path)
+
+
+def _atlas_asked(text: str) -> tuple[str, Path | None]:
+    name, equals, path = text.partition("=")
+    if not name or bool(equals) != bool(path):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME or NAME=FILE")
+    return name, Path(path) if path else None
 
 
 def _region(text: str) -> tuple[str, tuple[int, ...]]:
@@ -120,10 +140,11 @@ def run(options: argparse.Namespace) -> int:
     runs = dict(options.predictions)
     if len(runs) < 2 or len(runs) < len(options.predictions):
         raise UsageError("--predictions needs two runs or more, each with a name of its own.")
-    if options.region and not options.regions:
-        raise UsageError("--region names numbers of the image --regions: give that as well.")
-    names = dict(options.region or SUPER_REGIONS) if options.regions else {}
-    cases = find_cases(runs, options.reference, options.space, options.regions, names)
+    if options.region and not (options.regions or options.atlas):
+        raise UsageError("--region names numbers of --regions or --atlas: give one as well.")
+    regions = find_atlas(*options.atlas) if options.atlas else options.regions
+    names = dict(options.region or region_names(regions))
+    cases = find_cases(runs, options.reference, options.space, regions, names)
     tune, told = split_cases(cases, options.split, options.seed)
     table = ensemble_search.search(
         tune,
@@ -141,6 +162,28 @@ def run(options: argparse.Namespace) -> int:
     print("\n".join(_lines(table, report, len(tune), len(told))))
     print(f"Wrote ensembles.tsv, ensemble.json and report.tsv into {options.output}")
     return 0
+
+
+def find_atlas(name: str, file: Path | None) -> Atlas:
+    """An atlas as the participant level has it; raises UsageError where there is none."""
+    from bids_stroke.models import atlases
+
+    known = atlases.gather({name: file} if file else {}).shares
+    if name not in known:
+        raise UsageError(
+            f"There is no atlas '{name}', but {', '.join(known)}: install the extra 'atlases', or "
+            f"give --atlas {name}=FILE."
+        )
+    return known[name]
+
+
+def region_names(regions: Atlas | Path | None) -> Mapping[str, Sequence[int]]:
+    """Regions to search in, and their numbers: super-regions 1 and 4 as one, others as they are."""
+    if regions is None:
+        return {}
+    if isinstance(regions, Path) or regions.names == SUPER_REGION_NAMES:
+        return SUPER_REGIONS
+    return {name: (number,) for number, name in regions.names.items()}
 
 
 def split_cases(
