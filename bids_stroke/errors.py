@@ -12,6 +12,10 @@ class BidsStrokeError(Exception):
 
     exit_code = 1
 
+    def __str__(self) -> str:
+        """The sentence in one line; what can't be printed, in names of files, is shown escaped."""
+        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in super().__str__())
+
 
 class UsageError(BidsStrokeError):
     """The command line or the configuration file is wrong."""

@@ -220,6 +220,18 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.mark.slow
+def test_words_of_a_file_can_not_steer_the_terminal(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bids = write_dataset(tmp_path / "bids", ["01"])
+    filters = tmp_path / "f.json"
+    filters.write_text(json.dumps({"t1w": {"a\x1b[2J\n\udcffü": None}}))
+    words = [str(bids), str(tmp_path / "out"), "participant", "--bids-filter-file", str(filters)]
+    assert main(words) == 2
+    (sentence,) = capfd.readouterr().err.splitlines()
+    assert "Entity 'a\\x1b[2J\\n\\udcffü' of 't1w'" in sentence
+
+
 def test_hostile_names_stop_at_their_participant(hostile: Hostile) -> None:
     assert hostile.code == 1
     assert (hostile.out / "sub-01" / "anat").is_dir()

@@ -159,7 +159,7 @@ def load_plain_pickle(path: Path) -> Any:
     except FileNotFoundError as error:
         raise InputMissing(f"There is no {path}: copy the whole model folder.") from error
     except pickle.UnpicklingError as error:
-        asked = str(error)[:80].encode("unicode_escape").decode()  # the file's own words
+        asked = str(error)[:80]  # the file's own words
         raise UnusableData(
             f"{path} asks for {asked}, which is more than plain values, so it was not read: get it "
             "from a source you trust."
