@@ -34,6 +34,27 @@ def changed(content: bytes, changes: list[tuple[float, bytes]]) -> bytes:
     return bytes(raw)
 
 
+FOUND = [
+    ("splits", b'[{"train": [["sub-01"]], "val": ["sub-02"]}]'),
+    ("splits", b'[{"train": 1, "val": ["sub-02"]}]'),
+    ("filters", b'{"t1w": {"\\n": null}}'),
+    ("participants", b""),
+    ("pickle", b"\x8e"),
+    ("pickle", b"t"),
+    ("pickle", b"cnumpy\ndtype\n(V(\ntR."),
+    ("old checkpoint", b"\x80\x02h\x74."),
+    ("mat", b"\x00" * 24),
+    ("transform", b"Parameters: x\n"),
+    ("labels", READERS["labels"].sample[:-3000]),
+]
+"""What random search has found, and other bytes of its kind."""
+
+
+@pytest.mark.parametrize(("name", "content"), FOUND)
+def test_what_was_found(name: str, content: bytes) -> None:
+    READERS[name].try_on(content)
+
+
 @pytest.mark.parametrize("name", READERS)
 def test_samples_are_read(name: str, tmp_path: Path) -> None:
     reader = READERS[name]
