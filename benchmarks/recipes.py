@@ -43,7 +43,8 @@ FROM_T1W = (
     "meddahi2023-three-stage",
 )
 """Recipes that start from the model of ``T1W_MODEL``."""
-QUICK = ("mohapatra2023-vnet",)
+QUICK = ("lhermitte2024-unet",)
+"""The recipe with the least to compute."""
 HEADS = (
     "recipe",
     "parameters (M)",
@@ -241,7 +242,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from bids_stroke.models import recipe as recipes
 
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one small recipe, one iteration")
+    parser.add_argument(
+        "--quick", action="store_true", help="one recipe, one iteration, tiny heads"
+    )
     parser.add_argument("--tiny", action="store_true", help="heads of 3 mm voxels")
     parser.add_argument("--recipes", nargs="+", metavar="NAME", help="default: all")
     parser.add_argument("--iterations", type=int, default=2)
@@ -249,7 +252,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--most-gb", type=float, default=10.0)
     asked = parser.parse_args(argv)
     if asked.quick:
-        asked.iterations = 1
+        asked.iterations, asked.tiny = 1, True
     names = asked.recipes or (QUICK if asked.quick else recipes.available())
     with tempfile.TemporaryDirectory() as made:
         asked.out = (asked.out or Path(made)).absolute()
