@@ -31,6 +31,14 @@ def overlap(masks: Iterable[Array], shape: tuple[int, int, int]) -> NDArray[np.u
     return total
 
 
+def peak(counts: Array) -> tuple[int, int, int]:
+    """The voxel that most people share; of several as shared, the one next to their centre."""
+    shared = np.argwhere(counts == counts.max())
+    nearest = np.linalg.norm(shared - shared.mean(axis=0), axis=1).argmin()
+    x, y, z = shared[nearest]
+    return int(x), int(y), int(z)
+
+
 def _painted(background: Array, counts: Array, view: View, plane: str, index: int) -> Array:
     """RGB panel: grey anatomy, and colours where at least one person has a lesion."""
     window = figures.intensity_window(background)
@@ -55,9 +63,9 @@ def overlap_figure(background: Array, counts: Array, affine: Array, path: Path) 
     shown = background > 0.1 * figures.intensity_window(background)[1]
     view = figures.view_of(ras, shown).fitted(figures.MIXED)
     axial = [("axial", i) for i in figures.spread(shown, "axial", 12, trim=0.1)]
-    peak = np.unravel_index(int(counts.argmax()), counts.shape)
+    through = peak(counts) if counts.any() else [n // 2 for n in counts.shape]
     others = [
-        (plane, sorted([int(peak[figures.AXIS[plane]]), figures.spread(shown, plane, 2, 0.3)[0]]))
+        (plane, sorted([through[figures.AXIS[plane]], figures.spread(shown, plane, 2, 0.3)[0]]))
         for plane in ("coronal", "sagittal")
     ]
     last = [(plane, index) for plane, indices in others for index in indices]

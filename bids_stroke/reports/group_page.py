@@ -13,7 +13,7 @@ from bids_stroke import boilerplate
 from bids_stroke.config import THIS_RUN
 from bids_stroke.core import metrics
 from bids_stroke.core.files import read_json
-from bids_stroke.core.overlap import scale_colours
+from bids_stroke.core.overlap import peak, scale_colours
 from bids_stroke.core.words import millilitres, plain_name
 from bids_stroke.reports import tables, viewer
 from bids_stroke.reports.cohort_map import CohortMap
@@ -377,17 +377,16 @@ def _three_d(overlap: CohortMap | None) -> Markup | None:
             data=overlap.counts,
             kind="map",
             color=",".join(scale_colours()),
-            limits=(0.5 if overlap.largest <= FEW else 0.01, float(overlap.largest)),
+            limits=(0.5 if overlap.largest <= FEW else 0.01, float(max(overlap.largest, 2))),
             opacity=1.0,
             role="count",
             file="group_overlap.nii.gz",
         ),
     ]
-    peak = np.unravel_index(int(overlap.counts.argmax()), overlap.counts.shape)
     return viewer.viewer_html(
         volumes,
         overlap.grid.affine,
-        centre=(overlap.grid.affine @ [*peak, 1])[:3].tolist(),
+        centre=(overlap.grid.affine @ [*peak(overlap.counts), 1])[:3].tolist(),
         name="overlap-viewer",
         title=f"Lesion overlap of {overlap.participants} participants in {overlap.space}",
         max_bytes=3_000_000,

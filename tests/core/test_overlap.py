@@ -71,3 +71,9 @@ def test_one_person_has_the_first_colour_and_most_people_the_last(most: int) -> 
     found = {mpl.colors.to_hex(pixel) for pixel in painted.reshape(-1, 3)}
     first, last = overlap.scale_colours()[0], overlap.scale_colours()[-1]
     assert first in found and (last in found) == (most > 1)
+
+
+def test_the_peak_is_in_the_middle_of_what_most_share() -> None:
+    counts = np.zeros((9, 9, 9), np.uint16)
+    counts[0, 0, 0], counts[3:8, 4, 4] = 1, 2
+    assert overlap.peak(counts) == (5, 4, 4)

@@ -192,7 +192,7 @@ def test_counts_have_the_colours_of_their_scale(open_oblique: Any) -> None:
     red, green, blue = np.moveaxis(
         np.asarray(Image.open(io.BytesIO(shot)).convert("RGB"), int), 2, 0
     )
-    assert ((red > 150) & (green < 120) & (blue < 60)).sum() > 50, "one: the first colour"
+    assert ((red > 240) & (green < 12) & (blue < 60)).sum() > 50, "one: the first colour"
     assert ((green > 180) & (red < 90) & (blue < 60)).any(), "the peak: the last colour"
 
 

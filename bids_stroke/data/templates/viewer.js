@@ -92,18 +92,19 @@
       });
       this.nv.onLocationChange = (place) => this.say(place);
       await this.nv.attachToCanvas(this.canvas);
-      const colors = new Set(this.data.layers.map((layer) => layer.color));
-      for (const color of colors) if (color.startsWith("#")) this.addColor(color);
+      for (const layer of this.data.layers) if (layer.color.startsWith("#")) this.addColor(layer);
     }
 
     // One colour, or several from the lowest to the highest value; what is below them is not drawn.
-    addColor(name) {
-      const colors = name.split(",").map(SOLID);
-      const stops = colors.length > 1 ? [colors[0], ...colors] : [colors[0], colors[0]];
-      const last = stops.length - 2;
-      const at = (i) => (last && i ? 1 + Math.round((254 * (i - 1)) / last) : 255 * i);
-      const [R, G, B] = [0, 1, 2].map((channel) => stops.map((color) => color[channel]));
-      this.nv.addColormap(name, { R, G, B, A: stops.map((_, i) => (i ? 255 : 0)), I: stops.map((_, i) => at(i)) });
+    // Of whole numbers 1 has the first colour, though they are drawn from a half on.
+    addColor({ color, role, limits: [low, high] }) {
+      const colors = color.split(",").map(SOLID), last = colors.length - 1;
+      const first = role === "count" ? Math.max(2, Math.round((255 * (1 - low)) / (high - low))) : 2;
+      const scale = colors.map((_, i) => first + Math.round(((255 - first) * i) / last));
+      const stops = last ? [colors[0], colors[0], ...colors] : [colors[0], colors[0]];
+      const [R, G, B] = [0, 1, 2].map((channel) => stops.map((stop) => stop[channel]));
+      const A = stops.map((_, i) => (i ? 255 : 0));
+      this.nv.addColormap(color, { R, G, B, A, I: last ? [0, 1, ...scale] : [0, 255] });
     }
 
     embedded() {
