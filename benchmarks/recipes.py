@@ -1,7 +1,7 @@
 """Every recipe at its own size, from images to a model and its prediction, by the real commands.
 
     python benchmarks/recipes.py [--quick] [--tiny] [--recipes NAME ...] [--iterations N]
-                                 [--out DIR] [--most-gb GB]
+                                 [--out DIR] [--most-gb GB] [--start-from MODEL]
 
 On a cohort of ``bids_stroke-demo`` each recipe is trained by ``bids_stroke BIDS OUT train --recipe
 NAME --epochs 1 --iterations N --folds 0``, with its own network, patch and batch, and its model is
@@ -118,7 +118,8 @@ def measure(name: str, bids: Path, asked: argparse.Namespace) -> dict[str, Any]:
     out, work, log = asked.out / name, asked.out / "work", asked.out / f"{name}.log"
     chosen = recipes.find(name)
     root = out / "sourcedata" / "nnunet" / name
-    start = ["--pretrained", model_of(asked.out, T1W_MODEL)] if name in FROM_T1W else []
+    first = asked.start_from or model_of(asked.out, T1W_MODEL)
+    start = ["--pretrained", first] if name in FROM_T1W else []
     split = write_split(bids, chosen.channels, asked.out / f"split-{name}.json")
     train = watched(
         [bids, out, "train", "--recipe", name, "--epochs", "1"]
@@ -250,6 +251,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--iterations", type=int, default=2)
     parser.add_argument("--out", type=Path, help="default: a folder that is removed at the end")
     parser.add_argument("--most-gb", type=float, default=10.0)
+    parser.add_argument(
+        "--start-from",
+        type=Path,
+        metavar="MODEL",
+        help=f"model for recipes that want one (default: that of {T1W_MODEL}, trained before)",
+    )
     asked = parser.parse_args(argv)
     if asked.quick:
         asked.iterations, asked.tiny = 1, True
@@ -258,7 +265,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         asked.out = (asked.out or Path(made)).absolute()
         asked.out.mkdir(parents=True, exist_ok=True)
         bids, table = cohort(asked.out, asked.tiny), asked.out / "recipes.tsv"
-        for name in ordered(names, asked.out):
+        for name in names if asked.start_from else ordered(names, asked.out):
             if known(table).get(name, {}).get("participant exit") != "0":
                 add(measure(name, bids, asked), table)
         rows = [row for name, row in known(table).items() if name in names]

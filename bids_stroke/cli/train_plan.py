@@ -11,7 +11,7 @@ from bids_stroke.errors import InputMissing, NothingSelected, UnusableData, Usag
 if TYPE_CHECKING:
     from bids_stroke.bids.pairs import Pair
     from bids_stroke.bids.training_checks import Reference
-    from bids_stroke.models.descriptor import Descriptor
+    from bids_stroke.models.descriptor import Descriptor, Preprocessing
     from bids_stroke.models.recipe import Recipe
 
 Columns = Mapping[str, Mapping[str, Any]]
@@ -137,11 +137,19 @@ def choose_recipe(config: Config) -> "tuple[Recipe, Descriptor | None]":
     if not descriptor.is_whole(model):
         raise InputMissing(f"Files of the model '{model.name}' are missing: install it again.")
     check_start(chosen, model)
-    steps = replace(
-        model.preprocessing,
-        reference=chosen.preprocessing.reference,
-    )
-    return replace(chosen, preprocessing=steps), model
+    return replace(chosen, preprocessing=_preprocessing(model, chosen)), model
+
+
+def _preprocessing(model: "Descriptor", chosen: "Recipe") -> "Preprocessing":
+    """That of the model that a recipe goes on from, on the grid that the recipe names.
+
+    A model of one modality knows no registration, which a recipe of two cannot do without.
+    """
+    steps, first = model.preprocessing.steps, ("reorient", "brain_extraction")
+    if len(chosen.channels) > 1 and "register" not in steps:
+        begin = max((steps.index(step) + 1 for step in first if step in steps), default=0)
+        steps = (*steps[:begin], "register", *steps[begin:])
+    return replace(model.preprocessing, steps=steps, reference=chosen.preprocessing.reference)
 
 
 def read_columns(bids_dir: Path) -> dict[str, dict[str, str]]:

@@ -105,6 +105,22 @@ def test_recipes_and_models_must_go_together(dataset, tmp_path, recipe_file):
 
 
 @pytest.mark.parametrize(
+    ("recipe", "steps"),
+    [
+        ("meddahi2024-dual", ("reorient", "brain_extraction", "register", "n4", "zscore")),
+        ("meddahi2024-t1w-finetune", ("reorient", "brain_extraction", "n4", "zscore")),
+    ],
+)
+def test_two_images_are_registered_after_a_model_of_one(dataset, tmp_path, recipe, steps):
+    of_one = 'steps = ["reorient", "brain_extraction", "n4", "zscore"]\nreference = "T1w"'
+    one = {"channels": ("T1w",), "inputs": (("T1w",),)}
+    model = write_model(tmp_path, **one, preprocessing=of_one)
+    chosen, _ = train_plan.choose_recipe(_config(dataset, tmp_path, recipe, pretrained=str(model)))
+    assert chosen.preprocessing.steps == steps
+    assert chosen.preprocessing.reference == ("FLAIR" if "dual" in recipe else "T1w")
+
+
+@pytest.mark.parametrize(
     ("recipe", "network", "said"),
     [
         (
