@@ -162,12 +162,17 @@ def _topology(spacing: Sequence[float], patch: Sequence[int]) -> dict[str, Any]:
 
 def _architecture(planned: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
     network = recipe.network
+    imports = [name for name in network.imports if name in network.kwargs]
     if not network.class_name:
-        return {**planned, "arch_kwargs": {**planned["arch_kwargs"], **network.kwargs}}
+        return {
+            **planned,
+            "arch_kwargs": {**planned["arch_kwargs"], **network.kwargs},
+            "_kw_requires_import": list(dict.fromkeys([*planned["_kw_requires_import"], *imports])),
+        }
     return {
         "network_class_name": network.class_name,
         "arch_kwargs": dict(network.kwargs),
-        "_kw_requires_import": [name for name in network.imports if name in network.kwargs],
+        "_kw_requires_import": imports,
     }
 
 

@@ -369,6 +369,31 @@ def test_a_t1w_network_without_dropout_begins_one_with_dropout() -> None:
     assert sum(type(m).__name__ == "Dropout3d" for m in dropped.modules()) > 0
 
 
+@pytest.mark.parametrize("name", ["meddahi2024-dual", "meddahi2023-dual", "default"])
+def test_a_recipe_builds_on_a_model_that_was_made_without_dropout(
+    name: str, tmp_path: Path
+) -> None:
+    """Plans of the embedded model do not say that the dropout of the recipe is a class."""
+    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+
+    from bids_stroke.models import descriptor, planning
+    from bids_stroke.models.dataset import Places
+
+    recipe = recipes.find(name).with_pretrained(True)
+    base = planning.base_plans(recipe, Places(tmp_path, "x"), descriptor.find("embedded"))
+    plans = planning.stage_plans(base, recipe, recipe.stages[-1])
+    network = plans["configurations"]["3d_fullres"]["architecture"]
+    imports = network["_kw_requires_import"]
+    assert len(set(imports)) == len(imports)
+    with torch.device("meta"):
+        built = get_network_from_plans(
+            network["network_class_name"], network["arch_kwargs"], imports, 2, 2
+        )
+    drops = [m.p for m in built.modules() if isinstance(m, torch.nn.Dropout3d)]
+    wanted = recipe.network.kwargs.get("dropout_op_kwargs", {}).get("p")
+    assert set(drops) == ({wanted} if wanted is not None else set())
+
+
 def test_tomita_fits_both_of_its_patches() -> None:
     """43 voxels are pooled to 21, and brought back: no patch of the recipe is refused."""
     network = ResidualUNet3d(1, 2, features=(8, 8, 8, 8))
