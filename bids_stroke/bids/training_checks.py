@@ -13,6 +13,7 @@ from bids_stroke.core.conform import is_placed, load_labels
 from bids_stroke.core.files import UNREADABLE, load_image
 from bids_stroke.core.geometry import Grid, corners, grid_of, same_grid
 from bids_stroke.core.sides import FLIPPED_SD
+from bids_stroke.core.words import counted
 from bids_stroke.errors import InputMissing, UnusableData
 
 LARGEST_ML = 1000.0
@@ -241,7 +242,10 @@ def lines(findings: Sequence[Finding], sessions: int) -> list[str]:
     """Findings for people: all of them, errors first."""
     errors = [f for f in findings if f.severity == "error"]
     warnings = [f for f in findings if f.severity != "error"]
-    head = f"Check of {sessions} session(s): {len(errors)} error(s), {len(warnings)} warning(s)."
+    head = (
+        f"Check of {counted(sessions, 'session')}: {counted(len(errors), 'error')}, "
+        f"{counted(len(warnings), 'warning')}."
+    )
     said = [f"  {f.label}: {f.severity.upper()} ({f.code}): {f.message}" for f in errors + warnings]
     sided = [f for f in findings if f.code == "other_side"]
     if sessions > 2 and len(sided) > sessions / 2:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bids_stroke.core.words import counted
 from bids_stroke.errors import UsageError
 
 if TYPE_CHECKING:
@@ -243,11 +244,11 @@ def _lines(table: pd.DataFrame, report: pd.DataFrame, tuned: int, told: int) -> 
     from bids_stroke.core.ensemble_search import printed
 
     best = printed(table[table["chosen"] == 1])
-    lines = [f"Chosen on {tuned} case(s):"]
+    lines = [f"Chosen on {counted(tuned, 'case')}:"]
     for row in best.itertuples():
         by = f"{row.method} {row.window:g}, {row.share:g}" if row.method == "window" else row.method
         lines.append(f"  {row.region}: {row.models} by {by}, Dice {row.dice:.3f} (n={row.cases})")
-    lines.append(f"On {told} other case(s), mean Dice and volume error:")
+    lines.append(f"On {counted(told, 'other case')}, mean Dice and volume error:")
     means = report.groupby("run", sort=False)[["dice", "volume_error"]].mean()
     return lines + [
         f"  {name}: {row['dice']:.3f}, {100 * row['volume_error']:.1f} %"

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from bids_stroke.bids.pairs import RULE, Pair, Selection
 from bids_stroke.config import Config
+from bids_stroke.core.words import counted
 
 if TYPE_CHECKING:
     from bids_stroke.models.descriptor import Descriptor
@@ -31,7 +32,8 @@ def _lines(
     refused: Mapping[str, str],
 ) -> Iterator[str]:
     participants = {pair.subject for pair in selection.pairs}
-    yield f"{len(selection.pairs)} result(s) for {len(participants)} participant(s) would be made."
+    results = counted(len(selection.pairs), "result")
+    yield f"{results} for {counted(len(participants), 'participant')} would be made."
     yield f"Input:  {config.dataset.bids_dir}"
     yield f"Output: {config.dataset.output_dir}"
     yield f"Work:   {config.execution.work_dir}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bids_stroke.cli.train_plan import Plan, groups_of, make_plan
 from bids_stroke.config import Config
+from bids_stroke.core.words import counted
 from bids_stroke.errors import (
     BidsStrokeError,
     InputMissing,
@@ -91,7 +92,8 @@ def _say_plan(config: Config, plan: Plan, findings: "Sequence[Finding]") -> None
             f"of {own.schedule.iterations} iterations"
         )
     sessions = len(plan.references)
-    print(f"{sessions} session(s) of {len(plan.participants)} participant(s) have what it needs.")
+    participants = counted(len(plan.participants), "participant")
+    print(f"Of {participants}, {counted(sessions, 'session')} can be trained on.")
     for label, reason in sorted(plan.left_out.items()):
         print(f"  {label} is left out: {reason}")
     for line in lines(findings, sessions):
@@ -118,8 +120,8 @@ def _without_errors(config: Config, plan: Plan, findings: "Sequence[Finding]") -
 def _refuse(config: Config, bad: set[str]) -> None:
     if bad and not config.training.allow_findings:
         raise UnusableData(
-            f"{len(bad)} session(s) can't be trained on: correct what the check found, or leave "
-            "them out by --allow-findings."
+            f"{counted(len(bad), 'session')} can't be trained on: correct what the check found, or "
+            "leave them out by --allow-findings."
         )
 
 
@@ -185,8 +187,8 @@ def prepare_cases(config: Config, plan: Plan, log_dir: Path) -> "list[Case]":
         print(f"  {one.label}: FAILED: {one.message}")
     if failed and not config.training.allow_findings:
         raise BidsStrokeError(
-            f"{len(failed)} session(s) could not be preprocessed: see above, or leave them out by "
-            "--allow-findings."
+            f"{counted(len(failed), 'session')} could not be preprocessed: see above, or leave "
+            "them out by --allow-findings."
         )
     bad = {one.label for one in failed}
     done = [one for one in plan.references if one.pair.label not in bad]
@@ -297,7 +299,7 @@ def make_splits(
     if count < 2:
         raise UsageError(ONE_GROUP)
     if count < plan.recipe.folds.count:
-        print(f"{groups} group(s) make {count} folds, not {plan.recipe.folds.count}.")
+        print(f"{counted(groups, 'group')} can make {count} folds, not {plan.recipe.folds.count}.")
     return splits.make_splits(items, count, plan.recipe.seed)
 
 

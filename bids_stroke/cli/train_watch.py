@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from bids_stroke.core.files import read_json
+from bids_stroke.core.words import counted
 from bids_stroke.models.dataset import Places
 from bids_stroke.reports.pages import duration
 
@@ -97,6 +98,7 @@ def estimate_line(found: Mapping[str, Any], folds: int) -> str:
     """One line: how long the training will take, and how much memory."""
     return (
         f"Estimate: {found['seconds_per_iteration']:.2f} s an iteration without reading, "
-        f"{duration(found['seconds'])} a fold, {duration(found['seconds'] * folds)} for {folds} "
-        f"fold(s) one after the other; {found['memory_gb']:.1f} GB each on {found['device']}"
+        f"{duration(found['seconds'])} a fold, {duration(found['seconds'] * folds)} for "
+        f"{counted(folds, 'fold')} one after the other; {found['memory_gb']:.1f} GB each on "
+        f"{found['device']}"
     )

@@ -68,21 +68,22 @@ def edge_flags(labels: Array, brain: Array, zooms: Sequence[float]) -> list[Flag
     shell = np.bincount(labels[brain_shell(brain, zooms)], minlength=count + 1)[1:]
     flags = []
     if numbers := _numbers(np.flatnonzero(outside) + 1):
-        message = f"{numbers} reach outside the brain mask."
+        message = f"Outside the brain mask in part: {numbers}."
         flags.append(Flag("lesion_outside_brain", "warning", message))
     if numbers := _numbers(np.flatnonzero(shell > EDGE_SHARE * sizes) + 1):
-        message = f"{numbers} lie mostly within {EDGE_MM:.0f} mm of the edge of the brain mask."
+        message = f"Mostly within {EDGE_MM:.0f} mm of the edge of the brain mask: {numbers}."
         flags.append(Flag("lesion_at_brain_edge", "note", message))
     return flags
 
 
 def _numbers(indices: Iterable[int], limit: int = 5) -> str:
-    """Subject of a sentence: "Lesions 1, 2 and 3 others", or "" for none."""
+    """Which lesions: "lesion 4", "lesions 1, 2 and 3 others", or "" for none."""
     numbers = [str(i) for i in indices]
     if not numbers:
         return ""
     rest = f" and {len(numbers) - limit} others" if len(numbers) > limit else ""
-    return f"Lesion(s) {', '.join(numbers[:limit])}{rest}"
+    noun = "lesion" if len(numbers) == 1 else "lesions"
+    return f"{noun} {', '.join(numbers[:limit])}{rest}"
 
 
 def confidence_flags(mean_probabilities: Sequence[float]) -> list[Flag]:
@@ -90,7 +91,7 @@ def confidence_flags(mean_probabilities: Sequence[float]) -> list[Flag]:
     numbers = _numbers(i for i, p in enumerate(mean_probabilities, 1) if p < MIN_CONFIDENCE)
     if not numbers:
         return []
-    message = f"{numbers} have a mean probability under {MIN_CONFIDENCE:g}: look at them closely."
+    message = f"To be looked at closely, mean probability under {MIN_CONFIDENCE:g}: {numbers}."
     return [Flag("lesion_low_confidence", "note", message)]
 
 

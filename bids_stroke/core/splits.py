@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bids_stroke.core.words import counted
 from bids_stroke.errors import UsageError
 
 
@@ -43,7 +44,8 @@ def make_splits(items: Sequence[Item], count: int, seed: int) -> list[Split]:
         groups[item.group].append(item)
     if len(groups) < count:
         raise UsageError(
-            f"{len(groups)} group(s) can't make {count} folds: ask for fewer folds, or add data."
+            f"{counted(len(groups), 'group')} can't make {count} folds: ask for fewer folds, or "
+            "add data."
         )
     fold_of = _dealt(groups, count, np.random.default_rng(seed))
     return splits_of({i.case: fold_of[i.group] for i in items})

@@ -25,3 +25,8 @@ def plain_name(column: str) -> str:
         words[-1] = UNITS[words[-1]]
     text = " ".join(words)
     return text[:1].upper() + text[1:]
+
+
+def counted(count: int, noun: str) -> str:
+    """A number with its noun: "1 session", "2 sessions"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

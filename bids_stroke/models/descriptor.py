@@ -22,6 +22,7 @@ import tomli_w
 
 from bids_stroke import data
 from bids_stroke.core.files import sha256
+from bids_stroke.core.words import counted
 from bids_stroke.errors import InputMissing, UnusableData
 
 MODALITIES = ("T1w", "FLAIR")
@@ -420,4 +421,7 @@ def choose(
         )
     best = max(fitting, key=lambda m: _rank(m, modalities))
     used = " + ".join(accepted(best, modalities))
-    return best, f"the best of {len(fitting)} installed model(s) for {have}: it runs on {used}"
+    return (
+        best,
+        f"the best of {counted(len(fitting), 'installed model')} for {have}: it runs on {used}",
+    )

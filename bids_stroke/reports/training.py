@@ -12,6 +12,7 @@ from bids_stroke.core import metrics, stats
 from bids_stroke.core.figures import lesion_figure
 from bids_stroke.core.files import load_image, read_json
 from bids_stroke.core.lesions import components
+from bids_stroke.core.words import counted
 from bids_stroke.reports.evaluation import CROSS_VALIDATION, RUN
 from bids_stroke.reports.pages import duration, render
 from bids_stroke.reports.plots import Axis
@@ -73,7 +74,7 @@ def write_results(root: Path, output_dir: Path) -> list[str]:
     rows = _summary(table)
     dice = next(row for row in rows if row["metric"] == "dice")
     return [
-        f"Cross-validation over {len(table)} session(s): Dice {dice['text']}",
+        f"Cross-validation over {counted(len(table), 'session')}: Dice {dice['text']}",
         f"Agreement of each session: {output_dir / 'group_metrics.tsv'}",
     ]
 

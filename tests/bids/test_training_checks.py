@@ -169,6 +169,6 @@ def test_place_and_side():
 def test_words_and_table():
     findings = [f for label in "abc" for f in check_place(label, 0.0, -1.0)]
     said = lines(findings, 3)
-    assert said[0] == "Check of 3 session(s): 0 error(s), 3 warning(s)."
+    assert said[0] == "Check of 3 sessions: 0 errors, 3 warnings."
     assert "orientation of the whole dataset" in said[-1]
     assert table(findings).splitlines()[1].split("\t")[:3] == ["a", "warning", "other_side"]

@@ -87,7 +87,7 @@ def test_dry_run_tells_what_is_wrong_and_writes_nothing(tmp_path, recipe_file, c
     assert run.main([*arguments, "--dry-run", "-w", str(tmp_path / "work")]) == 65
     said = capsys.readouterr().out
     assert "sub-02: ERROR (not_binary)" in said
-    assert "3 session(s) of 3 participant(s)" in said
+    assert "Of 3 participants, 3 sessions can be trained on" in said
     assert not (tmp_path / "out").exists()
     assert run.main([*arguments, "-w", str(tmp_path / "work")]) == 65
 
@@ -236,7 +236,7 @@ def test_few_groups_make_few_folds(dataset, tmp_path, recipe_file, capsys):
     places = Places(tmp_path / "tiny", "tiny")
     centres = [_case(1, "A"), _case(2, "A"), _case(3, "B")]
     assert len(train.make_splits(config, plan, centres, places)) == 2
-    assert "2 group(s) make 2 folds, not 5" in capsys.readouterr().out
+    assert "2 groups can make 2 folds, not 5" in capsys.readouterr().out
     with pytest.raises(UsageError, match="two participants at least"):
         train.make_splits(config, plan, centres[:2], places)
 

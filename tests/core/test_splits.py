@@ -64,7 +64,7 @@ def test_balance_beats_chance():
 
 
 def test_too_few_groups_are_refused():
-    with pytest.raises(UsageError, match=r"2 group.s. can't make 3 folds"):
+    with pytest.raises(UsageError, match=r"2 groups can't make 3 folds"):
         make_splits(_items([[1], [2]]), 3, 1)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bids_stroke.core.words import millilitres, plain_name
+from bids_stroke.core.words import counted, millilitres, plain_name
 
 
 def test_millilitres_have_the_digits_that_mean_something() -> None:
@@ -23,3 +23,8 @@ def test_millilitres_have_the_digits_that_mean_something() -> None:
 )
 def test_a_column_as_a_heading(column: str, name: str) -> None:
     assert plain_name(column) == name
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 folds"), (1, "1 fold"), (2, "2 folds")])
+def test_nouns_follow_their_number(count: int, text: str) -> None:
+    assert counted(count, "fold") == text

@@ -107,7 +107,7 @@ def _finish(places):
 def test_the_end_of_a_run(places, tmp_path):
     _finish(places)
     lines = write_results(places.root, tmp_path)
-    assert "over 4 session(s): Dice 0." in lines[0]
+    assert "over 4 sessions: Dice 0." in lines[0]
     table = pd.read_csv(tmp_path / "group_metrics.tsv", sep="\t")
     assert list(table.columns) == list(COLUMNS) == list(read_json(tmp_path / "group_metrics.json"))
     assert set(table["model"]) == {"tiny"}
