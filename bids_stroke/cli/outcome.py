@@ -67,16 +67,22 @@ def exit_code(failed: Sequence[Failure]) -> int:
 
 
 def summary_lines(
-    participants: Sequence[str], failed: Sequence[Failure], output_dir: Path
+    participants: Sequence[str],
+    failed: Sequence[Failure],
+    output_dir: Path,
+    done_is: str = "complete",
 ) -> Iterator[str]:
-    """What is said at the end of a run: counts, then each participant."""
+    """What is said at the end of a run: counts, then each participant.
+
+    ``done_is`` is what can be said of a participant without a failure in this run.
+    """
     bad = {one.participant for one in failed}
     done = [one for one in participants if one not in bad]
-    yield f"{len(done)} of {len(participants)} participants are complete."
+    yield f"{len(done)} of {len(participants)} participants are {done_is}."
     for participant in participants:
         page = output_dir / f"{participant}.html"
         if participant not in bad:
-            yield f"  {participant}: complete, see {page}"
+            yield f"  {participant}: {done_is}, see {page}"
         for one in failed:
             if one.participant == participant:
                 where = "" if one.label == participant else f" ({one.label})"

@@ -572,7 +572,7 @@ def write_reports_only(config: Config) -> int:
         raise NothingSelected(f"{output_dir} has no results of {', '.join(wanted)}.")
     failed = _write_reports(config, participants, None)
     _group_anew(config)
-    for line in outcome.summary_lines(participants, failed, output_dir):
+    for line in outcome.summary_lines(participants, failed, output_dir, "reported anew"):
         print(line)
     return outcome.exit_code(failed)
 

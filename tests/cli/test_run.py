@@ -182,6 +182,7 @@ def test_reports_only(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert call(place, "--reports-only", "--participant-label", "02") == 0
     assert [p.name for p in (place / "out").glob("*.html")] == ["sub-02.html"]
     assert call(place, "--reports-only") == 0
+    assert "reported anew, see" in capfd.readouterr().out
     assert len(list((place / "out").glob("*.html"))) == 2
     assert call(place, "--reports-only", "--participant-label", "09") == 18
     assert not (place / "work").exists()
