@@ -49,3 +49,9 @@ def test_both_trainers_train_one_network() -> None:
     result = last_line("training")
     assert len(set(result["parameters"].values())) == 1
     assert all(row["iterations a second"] > 0 for row in result["trainers"])
+
+
+def test_ours_and_the_tools_in_sequence_find_the_same_lesions() -> None:
+    result = last_line("one_subject")
+    assert result["cases"]["one"]["dice"] > 0.85
+    assert min(result["cases"]["one"]["voxels"]) > 1000
