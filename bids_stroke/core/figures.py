@@ -112,12 +112,9 @@ def view_of(affine: NDArray[np.floating], shown: Array, margin_mm: float = 4.0) 
     """View on the bounding box of ``shown`` (RAS order); the whole volume where it is empty."""
     zooms = np.linalg.norm(affine[:3, :3], axis=0)
     margin = np.ceil(margin_mm / zooms).astype(int)
-    box = bounding_box(shown) if shown.any() else tuple(slice(0, n) for n in shown.shape)
-    grown = tuple(
-        slice(max(s.start - m, 0), min(s.stop + m, n))
-        for s, m, n in zip(box, margin, shown.shape, strict=True)
-    )
-    return View(zooms, np.asarray(affine, float), grown)
+    whole = tuple(slice(0, n) for n in shown.shape)
+    box = bounding_box(shown, margin.tolist()) if shown.any() else whole
+    return View(zooms, np.asarray(affine, float), box)
 
 
 def cut(volume: Array, view: View, plane: str, index: int) -> Array:
