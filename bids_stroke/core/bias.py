@@ -6,10 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import SimpleITK
 from numpy.fft import fft, ifft
-from scipy import ndimage
 from threadpoolctl import threadpool_limits
 
-from bids_stroke.core.geometry import Box
+from bids_stroke.core.geometry import Box, bounding_box
 from bids_stroke.core.warps import place_in_space
 
 BINS = 200
@@ -56,7 +55,7 @@ def n4(
     inside = (np.asarray(mask)[np.ix_(*taken)] != 0) & (coarse > 0)
     if not inside.any():
         return image.copy()
-    box = ndimage.find_objects(inside.view(np.uint8))[0]
+    box = bounding_box(inside)
     inside = inside[box]
     logarithm = np.log(coarse[box][inside].astype(np.float64))
     levels = [_level(image.shape, taken, box, 2**n) for n in range(len(iterations))]
