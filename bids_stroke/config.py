@@ -119,12 +119,16 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """Resources, places and modes of the run; ``memory_gb`` of ``None`` is all there is."""
+    """Resources, places and modes of the run; ``memory_gb`` of ``None`` is all there is.
+
+    ``gpus_per_fold`` divide the batches of a fold in training; without a GPU they are processes.
+    """
 
     nprocs: int = field(default=1, metadata={"least": 1})
     omp_nthreads: int = field(default=1, metadata={"least": 1})
     memory_gb: float | None = field(default=None, metadata={"above": 0})
     gpu_slots: int = field(default=1, metadata={"least": 1})
+    gpus_per_fold: int = field(default=1, metadata={"least": 1})
     device: str = "auto"
     plugin_file: Path | None = None
     work_dir: Path = Path("work")

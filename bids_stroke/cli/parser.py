@@ -346,7 +346,10 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
         metavar="NAME|PATH",
         help="model to start from, for recipes that start from one",
     )
-    for flag, what in (("epochs", "epochs of each stage"), ("iterations", "iterations an epoch")):
+    for flag, what in (
+        ("epochs", "epochs of each stage"),
+        ("iterations", "iterations an epoch; validation keeps its share of them"),
+    ):
         group.add_argument(
             f"--{flag}",
             dest=f"training.{flag}",
@@ -471,6 +474,14 @@ def _add_resources(group: argparse._ArgumentGroup) -> None:
         metavar="N",
         type=_whole(1),
         help="steps that may use the GPU at once (default: 1)",
+    )
+    group.add_argument(
+        "--gpus-per-fold",
+        dest="execution.gpus_per_fold",
+        metavar="N",
+        type=_whole(1),
+        help="train level: GPUs that divide the batches of one fold, as -num_gpus of nnU-Net does; "
+        "on a CPU that many processes (default: 1)",
     )
     group.add_argument(
         "--nipype-plugin-file",

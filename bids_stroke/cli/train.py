@@ -7,8 +7,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bids_stroke import errors
 from bids_stroke.cli.train_plan import Plan, groups_of, make_plan
-from bids_stroke.config import Config
+from bids_stroke.config import Config, Execution
 from bids_stroke.core.words import counted
 from bids_stroke.errors import (
     BidsStrokeError,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from bids_stroke.models.dataset import Case, Places
     from bids_stroke.models.recipe import Recipe
 
+MOST_WORKERS = 12
 ONE_GROUP = "One group can't be split: training needs two participants at least."
 
 
@@ -41,6 +43,7 @@ def run_train(config: Config) -> int:
     _say_plan(config, plan, findings)
     if len(set(groups.values())) < 2:
         raise UsageError(ONE_GROUP)
+    check_ranks(config, plan)
     if config.execution.dry_run:
         return UnusableData.exit_code if _errors(findings) else 0
     log_dir = run.start_logs(config)
@@ -67,6 +70,35 @@ def _places(config: Config, recipe: "Recipe") -> "Places":
 
 
 # Checks
+
+
+def check_ranks(config: Config, plan: Plan) -> None:
+    """Can a fold be trained by ``--gpus-per-fold``? Raises UsageError, before anything is computed.
+
+    A batch that nnU-Net has to plan first is looked at after that.
+    """
+    from bids_stroke.cli import run
+    from bids_stroke.models.planning import check_division, known_batch
+
+    ranks = config.execution.gpus_per_fold
+    if ranks == 1:
+        return
+    if plan.recipe.method != "nnunet":
+        raise UsageError(f"'{plan.recipe.name}' trains no network: leave --gpus-per-fold out.")
+    for stage in plan.recipe.stages:
+        if batch := known_batch(plan.recipe, stage, plan.pretrained):
+            check_division(batch, ranks, stage.name)
+    device = run.resolve_device(config.execution.device)
+    if device not in ("cpu", "cuda"):
+        raise UsageError(f"'{device}' is one device: leave --device or --gpus-per-fold out.")
+    if device == "cuda" and (there := _gpu_count()) < ranks:
+        raise UsageError(f"There is {counted(there, 'GPU')}, not {ranks}: lower --gpus-per-fold.")
+
+
+def _gpu_count() -> int:
+    import torch
+
+    return int(torch.cuda.device_count())
 
 
 def _check_raw(plan: Plan) -> "list[Finding]":
@@ -386,6 +418,7 @@ def _write_setup(
         {
             "root": str(places.root),
             "name": places.name,
+            "ranks": config.execution.gpus_per_fold,
             "recipe": plain(plan.recipe),
             "pretrained": str(plan.pretrained.file) if plan.pretrained else "",
             "pretrained_name": plan.pretrained.name if plan.pretrained else "",
@@ -445,9 +478,23 @@ def _write_jobs(
             pretrained=str(plan.pretrained.file) if plan.pretrained else "",
             device="cuda" if device.startswith("cuda") else device,
             threads=config.execution.omp_nthreads,
+            ranks=config.execution.gpus_per_fold,
+            workers=loading_workers(config.execution, device, len(folds)),
         )
         written[fold] = write_job(job, places.root / f"fold_{fold}.json")
     return written
+
+
+def loading_workers(execution: Execution, device: str, folds: int) -> int:
+    """Processes that load and augment for each rank of a fold.
+
+    None without a GPU: they would take the cores from the network, and leave the order of batches
+    to chance. With a GPU all cores, shared by the folds at once; nnU-Net starts 12 as well.
+    """
+    if not device.startswith("cuda"):
+        return 0
+    at_once = min(folds, execution.gpu_slots) * execution.gpus_per_fold
+    return min(max(execution.nprocs // at_once - 1, 1), MOST_WORKERS)
 
 
 def _training_failures(log_dir: Path) -> BidsStrokeError | None:
@@ -462,5 +509,12 @@ def _training_failures(log_dir: Path) -> BidsStrokeError | None:
     if not crashes:
         return None
     sentences = dict.fromkeys(outcome.sentence(crash, path) for crash, path in crashes)
-    kind = TryAgain if all(crash.again for crash, _ in crashes) else BidsStrokeError
+    kinds = {TryAgain if crash.again else _kind(crash.kind) for crash, _ in crashes}
+    kind = kinds.pop() if len(kinds) == 1 else BidsStrokeError
     return kind(" ".join(sentences))
+
+
+def _kind(name: str) -> type[BidsStrokeError]:
+    """The error of ours with this name, which has the exit code; any other is no more than one."""
+    found = getattr(errors, name, BidsStrokeError)
+    return found if issubclass(found, BidsStrokeError) else BidsStrokeError

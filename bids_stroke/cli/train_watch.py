@@ -96,9 +96,10 @@ def progress_line(found: Mapping[str, Any]) -> str:
 
 def estimate_line(found: Mapping[str, Any], folds: int) -> str:
     """One line: how long the training will take, and how much memory."""
+    each = f"for each of {found['ranks']} processes" if found["ranks"] > 1 else "each"
     return (
         f"Estimate: {found['seconds_per_iteration']:.2f} s an iteration without reading, "
         f"{duration(found['seconds'])} a fold, {duration(found['seconds'] * folds)} for "
-        f"{counted(folds, 'fold')} one after the other; {found['memory_gb']:.1f} GB each on "
+        f"{counted(folds, 'fold')} one after the other; {found['memory_gb']:.1f} GB {each} on "
         f"{found['device']}"
     )

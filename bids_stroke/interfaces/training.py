@@ -5,7 +5,7 @@ import os
 import subprocess  # nosec B404 # one call, of our own module, as a list of words
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +156,8 @@ class PlanDataset(SimpleInterface):
         base = planning.base_plans(chosen, places, pretrained)
         for stage in chosen.stages:
             table = planning.stage_plans(base, chosen, stage)
+            batch = table["configurations"][chosen.plan.configuration]["batch_size"]
+            planning.check_division(batch, setup["ranks"], stage.name)
             write_json(places.preprocessed / f"{stage.name}.json", table)
         # Equal plans keep their file, so that arrays which were made by them are kept as well.
         path = places.preprocessed / "base.json"
@@ -230,7 +232,7 @@ class TrainFold(SimpleInterface):
         places = Places(Path(job["root"]), job["name"])
         command = [sys.executable, "-m", "bids_stroke.models.fit", self.inputs.job]
         command += ["--estimate"] if self.inputs.only_estimate else []
-        with _gpu(places.root, self.inputs.device, job["fold"]) as visible:
+        with _gpus(places.root, self.inputs.device, job["fold"], job["ranks"]) as visible:
             environment = {**os.environ, **places.environment(), **visible}
             environment |= {"OMP_NUM_THREADS": str(self.inputs.num_threads)}
             with (places.root / f"fold_{job['fold']}.log").open("a", encoding="utf-8") as log:
@@ -260,30 +262,41 @@ def _error(code: int, messages: str, fold: int) -> Exception:
 
 
 @contextmanager
-def _gpu(root: Path, device: str, fold: int) -> Iterator[dict[str, str]]:
-    """The environment that shows a process one GPU: a free one where there are several."""
+def _gpus(root: Path, device: str, fold: int, count: int) -> Iterator[dict[str, str]]:
+    """The environment that shows a process ``count`` GPUs: free ones where there are enough."""
     if not device.startswith("cuda"):
         yield {}
         return
     if ":" in device:
         yield {"CUDA_VISIBLE_DEVICES": device.partition(":")[2]}
         return
-    import fcntl
-
     import torch
 
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     names = visible.split(",") if visible else list(map(str, range(torch.cuda.device_count())))
-    order = names[fold % len(names) :] + names[: fold % len(names)]
-    for name in order:
-        with (root / f"gpu-{name}.lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                continue
-            yield {"CUDA_VISIBLE_DEVICES": name}
-            return
-    yield {"CUDA_VISIBLE_DEVICES": order[0]}
+    first = fold * count % len(names)
+    order = names[first:] + names[:first]
+    with ExitStack() as locks:
+        free: list[str] = []
+        for name in order:
+            if len(free) < count and _locked(root / f"gpu-{name}.lock", locks):
+                free.append(name)
+        shared = [name for name in order if name not in free]
+        yield {"CUDA_VISIBLE_DEVICES": ",".join([*free, *shared][:count])}
+
+
+def _locked(path: Path, locks: ExitStack) -> bool:
+    """Lock a file until ``locks`` ends, if no other process has it."""
+    import fcntl
+
+    lock = path.open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        return False
+    locks.enter_context(lock)
+    return True
 
 
 class _CollectInput(BaseInterfaceInputSpec):

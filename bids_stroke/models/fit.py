@@ -1,11 +1,12 @@
 """Train one fold, stage after stage, and validate it as it will be used: a process of its own.
 
 ``python -m bids_stroke.models.fit JOB.json``; a killed job goes on where its last checkpoint is.
-With ``--estimate`` it only times a few iterations, and writes ``estimate.json``.
+With ``--estimate`` it only times a few iterations, and writes ``estimate.json``; a job of several
+ranks starts itself for each with ``--rank N --store FILE``.
 """
 
+import argparse
 import fcntl
-import json
 import os
 import signal
 import sys
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -24,9 +25,9 @@ from bids_stroke.core.files import load_image, read_json, save_image, write_json
 from bids_stroke.core.splits import Split
 from bids_stroke.errors import BidsStrokeError, TryAgain, UsageError
 from bids_stroke.models.dataset import Case, Places, dataset_json, read_cases, read_splits
+from bids_stroke.models.ranks import STOPPED, member, train_together
 from bids_stroke.models.recipe import Recipe, Stage, from_table
 
-STOPPED = 3
 RUN_LOCK = "run.lock"
 TIMED, ENOUGH_S = 3, 15.0
 """Iterations that an estimate times, and seconds after which it starts no other: slow iterations
@@ -36,7 +37,8 @@ are alike."""
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """One fold to train. ``pretrained`` is the descriptor's file of a model, or empty; ``train_on``
-    names the training cases of each stage."""
+    names the training cases of each stage; ``ranks`` processes divide its batches, for each of
+    which ``workers`` others load (0: it does so itself)."""
 
     root: str
     name: str
@@ -46,6 +48,8 @@ class Job:
     pretrained: str = ""
     device: str = "cpu"
     threads: int = 1
+    ranks: int = 1
+    workers: int = 0
 
     @property
     def places(self) -> Places:
@@ -63,9 +67,16 @@ def main(arguments: list[str]) -> int:
 
     Returns 0, STOPPED when a signal stopped it, or the error's exit code.
     """
-    job = Job(**json.loads(Path(arguments[0]).read_text(encoding="utf-8")))
+    asked = _asked(arguments)
+    job = Job(**read_json(asked.job))
     try:
-        write_estimate(job) if "--estimate" in arguments else run(job)
+        if asked.estimate:
+            write_estimate(job)
+        elif asked.rank is not None:
+            with member(asked.rank, job.ranks, job.device, asked.store):
+                train(job)
+        else:
+            run(job, asked.job)
     except BidsStrokeError as error:
         print(f"{type(error).__module__}.{type(error).__name__}: {error}", file=sys.stderr)
         return error.exit_code
@@ -78,30 +89,62 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def run(job: Job) -> None:
-    """Train all stages of a fold, then predict its validation cases."""
+def _asked(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("job", type=Path)
+    parser.add_argument("--estimate", action="store_true")
+    parser.add_argument("--rank", type=int)
+    parser.add_argument("--store", type=Path)
+    return parser.parse_args(arguments)
+
+
+def run(job: Job, file: Path) -> None:
+    """Train a fold, by ranks where the job has several, then predict its validation cases."""
     import torch
 
     torch.set_num_threads(job.threads)
     recipe = from_table(job.recipe)
-    with _alone(job):
-        started_from: Path | None = None
-        for number, stage in enumerate(recipe.stages):
-            started_from = train_stage(job, recipe, stage, started_from)
-            if started_from is None:
-                raise SystemExit(STOPPED)
-            last = number == len(recipe.stages) - 1
-            if last:
-                validate(job, recipe.of_stage(stage), started_from.parent.parent)
+    last = recipe.of_stage(recipe.stages[-1])
+    final = _final(job, recipe, recipe.stages[-1])
+    with _alone(job) as lock:
+        if not final.is_file():
+            if job.ranks > 1:
+                command = [sys.executable, "-m", "bids_stroke.models.fit", str(file)]
+                train_together(command, job.ranks, _supervision(job), keep=[lock.fileno()])
+            else:
+                train(job)
+        validate(job, last, final.parent.parent)
+
+
+def train(job: Job) -> None:
+    """Train all stages of a fold; raises SystemExit when it was stopped."""
+    import torch
+
+    torch.set_num_threads(job.threads)
+    recipe = from_table(job.recipe)
+    started_from: Path | None = None
+    for stage in recipe.stages:
+        started_from = train_stage(job, recipe, stage, started_from)
+        if started_from is None:
+            raise SystemExit(STOPPED)
+
+
+def _final(job: Job, recipe: Recipe, stage: Stage) -> Path:
+    """Checkpoint that a stage ends with."""
+    from bids_stroke.models.run_trainer import FINAL, RunTrainer
+
+    configuration = recipe.of_stage(stage).plan.configuration
+    name = f"{RunTrainer.__name__}__{stage.name}__{configuration}"
+    return job.places.results / name / f"fold_{job.fold}" / FINAL
 
 
 @contextmanager
-def _alone(job: Job) -> Iterator[None]:
+def _alone(job: Job) -> Iterator[TextIO]:
     """Wait until no other process trains this fold: a killed run may leave one for a moment."""
     job.places.results.mkdir(parents=True, exist_ok=True)
     with (job.places.results / f"fold_{job.fold}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        yield lock
 
 
 def _supervision(job: Job) -> Callable[[], bool]:
@@ -157,18 +200,19 @@ def make_trainer(job: Job, recipe: Recipe, stage: Stage) -> Any:
         trainer.channels = [recipe.channels.index(channel) for channel in own.channels]
     split = read_splits(job.places.root / "splits.json")[job.fold]
     trainer.split = Split(train=tuple(job.train_on[stage.name]), val=split.val)
+    trainer.workers = job.workers
     return trainer
 
 
 def train_stage(job: Job, recipe: Recipe, stage: Stage, previous: Path | None) -> Path | None:
     """Train a stage to its end; returns its final checkpoint, or None when it was stopped."""
     from bids_stroke.models.packing import of_stage
-    from bids_stroke.models.run_trainer import FINAL, LATEST, Stopped
+    from bids_stroke.models.run_trainer import LATEST, Stopped
 
-    trainer = make_trainer(job, recipe, stage)
-    final = trainer.folder / FINAL
+    final = _final(job, recipe, stage)
     if final.is_file():
         return final
+    trainer = make_trainer(job, recipe, stage)
     if (trainer.folder / LATEST).is_file():
         trainer.load_checkpoint(trainer.folder / LATEST)
     else:
@@ -305,8 +349,8 @@ def write_estimate(job: Job) -> None:
 
     A run that has no more iterations than would be timed has none: it is over before.
     """
-    path = Path(job.root) / "estimate.json"
-    if path.is_file() and read_json(path)["device"] == job.device:
+    path, setting = Path(job.root) / "estimate.json", {"device": job.device, "ranks": job.ranks}
+    if path.is_file() and setting.items() <= read_json(path).items():
         return
     recipe = from_table(job.recipe)
     schedules = [recipe.of_stage(stage).schedule for stage in recipe.stages]
@@ -314,14 +358,15 @@ def write_estimate(job: Job) -> None:
         return
     with TemporaryDirectory() as folder:
         os.environ["nnUNet_results"] = folder  # noqa: SIM112 - nnU-Net's name
-        write_json(path, {"device": job.device, **estimate(job)})
+        write_json(path, {**setting, **estimate(job)})
 
 
 def estimate(job: Job, iterations: int = TIMED) -> dict[str, float]:
     """Seconds an iteration and memory in GB of the most costly stage, by a few timed iterations.
 
-    Patches of noise stand for the data, so that reading and augmentation are not in the time. After
-    ``ENOUGH_S`` no further iteration is timed, and none where nobody waits for it any more.
+    Patches of noise stand for the data, so that reading and augmentation are not in the time, nor
+    is what ranks exchange: one part of a batch is timed. After ``ENOUGH_S`` no further iteration is
+    timed, and none where nobody waits for it any more.
     """
     import torch
 
@@ -331,6 +376,7 @@ def estimate(job: Job, iterations: int = TIMED) -> dict[str, float]:
     for stage in recipe.stages:
         trainer = make_trainer(job, recipe, stage)
         trainer.initialize()
+        trainer.batch_size //= job.ranks
         batch = _noise(trainer)
         trainer.on_train_epoch_start()
         trainer.train_step(batch)

@@ -21,6 +21,7 @@ from nnunetv2.training.loss.compound_losses import (  # noqa: E402
 )
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper  # noqa: E402
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss  # noqa: E402
+from nnunetv2.utilities.ddp_allgather import AllGatherGrad  # noqa: E402
 
 _EPSILON = float(np.finfo(np.float64).eps)
 
@@ -30,15 +31,20 @@ class DiceAndBinaryCrossEntropy(nn.Module):
 
     ``forward(logits [b, 2, ...], label [b, 1, ...])``: the lesion's probability is the sigmoid of
     the difference of the two logits. Voxels of ``ignore_label`` do not count. Without lesion in
-    label and prediction the Dice part nears 0. Source: Tomita et al. 2020, with their code's terms.
+    label and prediction the Dice part nears 0. With ``ddp`` the batch is that of all ranks. Source:
+    Tomita et al. 2020, with their code's terms.
     """
 
     def __init__(
-        self, dice_weight: float, ce_weight: float, ignore_label: int | None = None
+        self,
+        dice_weight: float,
+        ce_weight: float,
+        ignore_label: int | None = None,
+        ddp: bool = False,
     ) -> None:
         super().__init__()
         self.dice_weight, self.ce_weight = dice_weight, ce_weight
-        self.ignore_label = ignore_label
+        self.ignore_label, self.ddp = ignore_label, ddp
 
     def forward(self, logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         """The loss, a scalar."""
@@ -48,11 +54,14 @@ class DiceAndBinaryCrossEntropy(nn.Module):
         truth = (label[:, 0] == 1).float()
         known = self._known(label[:, 0])
         entropy = functional.binary_cross_entropy_with_logits(lesion, truth, reduction="none")
-        entropy = (entropy * known).sum() / known.sum().clamp(min=1)
         found = lesion.sigmoid() * known
-        both = (found * truth).sum()
-        dice = (2 * both + _EPSILON) / (found.sum() + (truth * known).sum() + _EPSILON)
-        return self.ce_weight * entropy + self.dice_weight * (1 - dice)
+        parts = (entropy * known, known, found * truth, found, truth * known)
+        sums = torch.stack([part.sum() for part in parts])
+        total, voxels, both, predicted, real = (
+            AllGatherGrad.apply(sums).sum(0) if self.ddp else sums
+        )
+        dice = (2 * both + _EPSILON) / (predicted + real + _EPSILON)
+        return self.ce_weight * total / voxels.clamp(min=1) + self.dice_weight * (1 - dice)
 
     def _known(self, label: torch.Tensor) -> torch.Tensor:
         if self.ignore_label is None:
@@ -67,12 +76,18 @@ def build_loss(
     ignore_label: int | None = None,
     ddp: bool = False,
 ) -> nn.Module:
-    """The loss of a recipe's table ``loss`` for one output, called with (logits, label)."""
+    """The loss of a recipe's table ``loss`` for one output, called with (logits, label).
+
+    With ``ddp`` a Dice over the batch is that of all ranks; the hardest voxels of ``dice_topk`` are
+    chosen by each rank among its own.
+    """
     weights = {"weight_ce": settings.ce_weight, "weight_dice": settings.dice_weight}
     dice = {"batch_dice": batch_dice, "smooth": 1e-5, "do_bg": False, "ddp": ddp}
     match settings.name:
         case "dice_bce":
-            return DiceAndBinaryCrossEntropy(settings.dice_weight, settings.ce_weight, ignore_label)
+            return DiceAndBinaryCrossEntropy(
+                settings.dice_weight, settings.ce_weight, ignore_label, ddp
+            )
         case "dice_topk":
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # nnU-Net's arguments are out of date

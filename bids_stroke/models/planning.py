@@ -136,6 +136,25 @@ def stage_plans(base: Mapping[str, Any], recipe: Recipe, stage: Stage) -> dict[s
     return plans
 
 
+def check_division(batch: int, ranks: int, stage: str) -> None:
+    """Can the ranks get equal parts of a batch? Raises UsageError where they can't."""
+    if batch % ranks:
+        parts = ", ".join(str(n) for n in range(1, batch + 1) if batch % n == 0)
+        raise UsageError(
+            f"The batch of {batch} of the stage '{stage}' can't be divided over {ranks}: "
+            f"--gpus-per-fold can be {parts}."
+        )
+
+
+def known_batch(recipe: Recipe, stage: Stage, pretrained: Descriptor | None) -> int | None:
+    """Size of a stage's batch, as far as it is known before nnU-Net plans."""
+    own = recipe.of_stage(stage)
+    if own.plan.batch_size or pretrained is None:
+        return own.plan.batch_size
+    name = own.plan.configuration
+    return int(_of_model(pretrained, name)["configurations"][name]["batch_size"])
+
+
 def _set_patch(settings: dict[str, Any], patch: Sequence[int]) -> None:
     if len(patch) != len(settings["patch_size"]):
         raise UsageError(f"plan.patch must have {len(settings['patch_size'])} numbers.")

@@ -3,16 +3,19 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
+from torch import distributed
 
 from bids_stroke.core.files import load_image, write_json
 from bids_stroke.core.metrics import counts, dice_of
 from bids_stroke.core.splits import Split
 from bids_stroke.models.dataset import Case
 from bids_stroke.models.descriptor import Descriptor
+from bids_stroke.models.loading import Background
 from bids_stroke.models.recipe import PLANS_KEY
 from bids_stroke.models.trainers import RecipeTrainer
 from bids_stroke.models.weights import load_checkpoint as load_weights
@@ -34,9 +37,12 @@ class RunTrainer(RecipeTrainer):
     beside the checkpoints as JSON, as does ``progress``. ``watched`` are validation cases whose
     Dice on the deployment path is measured some 20 times a run, with ``watch_model`` as the model.
     ``channels`` are those of the dataset that the stage trains on (None: all), ``split`` the cases.
+    ``workers`` processes load and augment in the background; without them it is done in between.
     It stops, with a checkpoint, when ``stopping`` is set or when nobody wants it any more
-    (``wanted``).
+    (``wanted``). Of several ranks only the first writes files and watches.
     """
+
+    output_folder_base: str
 
     def __init__(
         self,
@@ -52,6 +58,7 @@ class RunTrainer(RecipeTrainer):
         self.logger.plot_progress_png = lambda folder: None
         self.channels: list[int] | None = None
         self.split: Split | None = None
+        self.workers = 0
         self.watched: Sequence[Case] = ()
         self.watch_model: Descriptor | None = None
         self.curves: list[dict[str, Any]] = []
@@ -73,6 +80,23 @@ class RunTrainer(RecipeTrainer):
         if self.split is None:
             return super().do_split()
         return list(self.split.train), list(self.split.val)
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """Loaders of nnU-Net, with a third as many workers for validation where there are any."""
+        train, val = super().get_dataloaders()
+        if not self.workers:
+            return train, val
+        few = max(1, self.workers // 3)
+        return Background(train.data_loader, self.workers), Background(val.data_loader, few)
+
+    def on_train_start(self) -> None:
+        """Make loaders, and copy the plans beside the checkpoints."""
+        kept = self.output_folder_base
+        with TemporaryDirectory() as nowhere:
+            if self.local_rank:
+                self.output_folder_base = nowhere
+            super().on_train_start()
+        self.output_folder_base = kept
 
     def run_training(self) -> None:
         """Train to the last epoch from wherever the run is; raises Stopped when asked to stop."""
@@ -102,9 +126,12 @@ class RunTrainer(RecipeTrainer):
     def _batch(self, loader: Any) -> dict[str, Any]:
         """The next batch, with the stage's channels only."""
         batch = next(loader)
+        data, target = torch.as_tensor(batch["data"]), batch["target"]
         if self.channels is not None:
-            batch["data"] = batch["data"][:, self.channels]
-        return batch
+            data = data[:, self.channels]
+        if isinstance(target, list):
+            return {"data": data, "target": [torch.as_tensor(one) for one in target]}
+        return {"data": data, "target": torch.as_tensor(target)}
 
     def _validate_epoch(self) -> None:
         with torch.no_grad(), np.errstate(invalid="ignore", divide="ignore"):
@@ -117,15 +144,25 @@ class RunTrainer(RecipeTrainer):
         now = time.monotonic()
         if now - self._told > TELL_EVERY_S:
             self.tell()
-        stop = self.stopping or not self.wanted()
+        stop = self._agreed(self.stopping or not self.wanted())
         if stop or now - self._saved > SAVE_EVERY_S:
             self.save_latest()
         if stop:
             raise Stopped
 
+    def _agreed(self, stop: bool) -> bool:
+        """Has any rank to stop? Then all do after the same iteration."""
+        if not self.is_ddp:
+            return stop
+        asked = torch.tensor(float(stop))
+        distributed.all_reduce(asked, distributed.ReduceOp.MAX)
+        return bool(asked)
+
     def on_epoch_end(self) -> None:
         """Keep the numbers of the epoch, and the weights where they are due."""
         super().on_epoch_end()
+        if self.local_rank:
+            return
         self.curves.append(self._numbers())
         done = self.current_epoch
         if done % max(1, self.num_epochs // WATCHES) == 0 or done == self.num_epochs:
@@ -182,6 +219,8 @@ class RunTrainer(RecipeTrainer):
 
     def tell(self) -> None:
         """Write ``progress.json``: where the run is, and how long it will take."""
+        if self.local_rank:
+            return
         seconds = float(np.median(self._seconds)) if self._seconds else 0.0
         per_epoch = self.num_iterations_per_epoch + self.num_val_iterations_per_epoch / 3
         left = (self.num_epochs - self.current_epoch) * per_epoch - len(self._outputs)

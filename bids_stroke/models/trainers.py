@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from bids_stroke.core.files import atomic_path
 from bids_stroke.errors import UsageError
@@ -96,6 +97,7 @@ class RecipeTrainer(nnUNetTrainer):
     """
 
     network: Any
+    is_ddp: bool
 
     def __init__(
         self,
@@ -122,18 +124,45 @@ class RecipeTrainer(nnUNetTrainer):
         self.average: nn.Module | None = None
         self._trained: Any = None
         self._iteration = 0
+        if self.is_ddp and device.type == "cpu":  # nnU-Net has DDP on CUDA only
+            self.device, self.grad_scaler = device, None
 
     # Network, optimizer, loss
 
     def initialize(self) -> None:
         """Build the network from seeded weights, with those of an encoder where the recipe asks."""
-        torch.manual_seed(self.recipe.seed)
-        np.random.seed(self.recipe.seed)
+        ranks, self.is_ddp = self.is_ddp, False
+        self._seed(0)
         super().initialize()
         if self.recipe.network.encoder_weights:
             encoder = find_encoder(self.module)
             encoder.load_encoder(Path(self.recipe.network.encoder_weights))
+        if ranks:
+            self._share()
         self._begin_average()
+
+    def _seed(self, rank: int) -> None:
+        torch.manual_seed(self.recipe.seed + rank)
+        np.random.seed(self.recipe.seed + rank)
+
+    def _share(self) -> None:
+        """Share the network with the other ranks, which draw patches of their own.
+
+        As in nnU-Net's ``initialize``, and on the CPU as well; there, batch normalisation knows the
+        rank's part of a batch only. The weights become those of the first rank.
+        """
+        self.is_ddp = True
+        self._set_batch_size_and_oversample()
+        on_gpu = self.device.type == "cuda"
+        if on_gpu:
+            self.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network)
+        self.network = DistributedDataParallel(
+            self.network,
+            device_ids=[self.device.index] if on_gpu else None,
+            find_unused_parameters=not self.enable_deep_supervision,
+        )
+        self.loss = self._build_loss()
+        self._seed(self.local_rank)
 
     @property
     def module(self) -> nn.Module:

@@ -141,7 +141,7 @@ def init_train_wf(
     """Plan, make arrays, time a few iterations, train the folds, and put the model together.
 
     ``cases`` are the JSON records of the cases, ``jobs`` those of the folds; ``setup`` says what
-    the model is. Each fold is a GPU node, and a process of its own.
+    the model is. Each fold is a GPU node, and a process of its own, or several.
 
     **Inputs**
         none: they are files that the command line wrote below ``places``
@@ -168,9 +168,13 @@ def init_train_wf(
     arrays.inputs.case = [str(path) for path in cases]
     first = min(jobs)
     common = {"device": device, "use_gpu": on_gpu, "num_threads": threads}
-    resources = {"n_procs": 1 if on_gpu else threads, "mem_gb": 4.0}
+    ranks = config.execution.gpus_per_fold
+    resources = {"n_procs": 1 if on_gpu else threads * ranks, "mem_gb": 4.0 * ranks}
     estimate = pe.Node(
-        TrainFold(job=str(jobs[first]), only_estimate=True, **common), name="estimate", **resources
+        TrainFold(job=str(jobs[first]), only_estimate=True, **common),
+        name="estimate",
+        n_procs=1 if on_gpu else threads,
+        mem_gb=4.0,
     )
     ready = pe.Node(niu.Merge(len(jobs)), name="ready")
     collect = pe.Node(CollectModel(setup=str(setup), folds=sorted(jobs)), name="collect", mem_gb=2)

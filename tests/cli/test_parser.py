@@ -84,6 +84,7 @@ def parsed(*flags: str) -> config.Config:
         ("--mem 7.5", "execution", "memory_gb", 7.5),
         ("", "execution", "memory_gb", None),
         ("--gpu-slots 2", "execution", "gpu_slots", 2),
+        ("--gpus-per-fold 2", "execution", "gpus_per_fold", 2),
         ("--device cuda:1", "execution", "device", "cuda:1"),
         ("--clean-workdir", "execution", "clean_workdir", True),
         ("--boilerplate-only", "execution", "boilerplate_only", True),

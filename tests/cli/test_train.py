@@ -262,6 +262,83 @@ def test_a_model_that_was_begun_otherwise_is_not_gone_on_with(tmp_path):
         train._check_settings(places, other, [], [])
 
 
+def _with_ranks(config: cfg.Config, ranks: int, device: str = "cpu") -> cfg.Config:
+    return replace(config, execution=replace(config.execution, gpus_per_fold=ranks, device=device))
+
+
+def test_ranks_that_can_not_divide_the_batch_are_refused_at_once(dataset, tmp_path, recipe_file):
+    folder = str(tmp_path / "out")
+    flags = ["--recipe", str(recipe_file), "--device", "cpu", "-w", str(tmp_path / "work")]
+    given = [str(dataset), folder, "train", *flags, "--gpus-per-fold", "3"]
+    assert run.main(given) == UsageError.exit_code
+    assert not (tmp_path / "work").exists()
+    config = _config(dataset, tmp_path, str(recipe_file))
+    plan = train_plan.make_plan(config)
+    train.check_ranks(_with_ranks(config, 2), plan)
+    with pytest.raises(UsageError, match="batch of 2 of the stage 'train'.* can be 1, 2"):
+        train.check_ranks(_with_ranks(config, 3), plan)
+    unplanned = replace(plan, recipe=tiny_recipe(plan={"spacing": [3, 3, 3]}))
+    train.check_ranks(_with_ranks(config, 3), unplanned)  # nnU-Net says later
+
+
+def test_ranks_need_as_many_gpus_and_a_network(dataset, tmp_path, recipe_file, monkeypatch):
+    config = _config(dataset, tmp_path, str(recipe_file))
+    plan = train_plan.make_plan(config)
+    monkeypatch.setattr(run, "resolve_device", lambda device: device)
+    monkeypatch.setattr(train, "_gpu_count", lambda: 1)
+    with pytest.raises(UsageError, match="There is one GPU, not 2|There is 1 GPU, not 2"):
+        train.check_ranks(_with_ranks(config, 2, "cuda"), plan)
+    with pytest.raises(UsageError, match="'cuda:1' is one device"):
+        train.check_ranks(_with_ranks(config, 2, "cuda:1"), plan)
+    no_network = replace(plan, recipe=replace(plan.recipe, method="lesiongnb"))
+    with pytest.raises(UsageError, match="trains no network"):
+        train.check_ranks(_with_ranks(config, 2), no_network)
+
+
+def test_a_pretrained_models_batch_is_known_before(tmp_path):
+    from bids_stroke.models import descriptor
+    from bids_stroke.models.planning import known_batch
+
+    model = descriptor.load(write_model(tmp_path, channels=("T1w",), inputs=(("T1w",),)))
+    recipe = tiny_recipe(channels=["T1w"], plan={})
+    assert known_batch(recipe, recipe.stages[0], model) == 2
+    assert known_batch(recipe, recipe.stages[0], None) is None
+
+
+@pytest.mark.parametrize(
+    ("device", "folds", "slots", "ranks", "workers"),
+    [
+        ("cpu", 5, 1, 1, 0),
+        ("cuda", 5, 1, 1, 12),
+        ("cuda", 5, 4, 1, 3),
+        ("cuda", 1, 4, 2, 7),
+        ("cuda", 5, 8, 4, 1),
+    ],
+)
+def test_the_cores_of_a_gpu_machine_load(device, folds, slots, ranks, workers):
+    execution = cfg.Execution(nprocs=16, gpu_slots=slots, gpus_per_fold=ranks)
+    assert train.loading_workers(execution, device, folds) == workers
+
+
+@pytest.mark.parametrize(
+    ("errors", "code"),
+    [
+        (["UsageError: a"], 2),
+        (["UsageError: a", "UsageError: b"], 2),
+        (["UsageError: a", "TryAgain: b"], 1),
+        (["TryAgain: b"], 75),
+        (["KeyError: b"], 1),
+    ],
+)
+def test_a_failed_training_ends_with_the_code_of_its_error(tmp_path, errors, code):
+    (tmp_path / "train").mkdir()
+    for number, error in enumerate(errors):
+        text = f"Node: train_wf.plan\n\nTraceback (most recent call last):\n  bids.{error}\n"
+        (tmp_path / "train" / f"crash-{number}.txt").write_text(text)
+    failed = train._training_failures(tmp_path)
+    assert failed is not None and failed.exit_code == code
+
+
 @pytest.mark.slow
 def test_a_whole_training_leaves_a_model_that_participant_runs(dataset, tmp_path, recipe_file):
     arguments = [str(dataset), str(tmp_path / "out")]

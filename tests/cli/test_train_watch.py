@@ -33,9 +33,13 @@ def test_a_line_says_where_a_fold_is_and_when_it_will_be_done():
 
 
 def test_the_estimate_is_for_all_folds():
-    found = {"seconds_per_iteration": 0.5, "seconds": 60.0, "memory_gb": 1.2, "device": "cpu"}
+    found = {"seconds_per_iteration": 0.5, "seconds": 60.0, "memory_gb": 1.2}
+    found |= {"device": "cpu", "ranks": 1}
     said = estimate_line(found, 5)
     assert "1 min 0 s a fold, 5 min 0 s for 5 folds" in said and "1.2 GB each on cpu" in said
+    assert "1.2 GB for each of 2 processes on cuda" in estimate_line(
+        {**found, "device": "cuda", "ranks": 2}, 1
+    )
 
 
 def test_the_stage_that_was_told_last_counts(tmp_path):

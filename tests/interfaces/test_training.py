@@ -119,11 +119,28 @@ def test_what_a_process_says_becomes_an_error(code, text, kind, message):
 
 def test_each_process_gets_a_gpu_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
-    with training._gpu(tmp_path, "cuda", 0) as first, training._gpu(tmp_path, "cuda", 2) as second:
+    with (
+        training._gpus(tmp_path, "cuda", 0, 1) as first,
+        training._gpus(tmp_path, "cuda", 2, 1) as second,
+    ):
         assert [one["CUDA_VISIBLE_DEVICES"] for one in (first, second)] == ["4", "7"]
-        with training._gpu(tmp_path, "cuda", 1) as third:  # more folds than GPUs share one
+        with training._gpus(tmp_path, "cuda", 1, 1) as third:  # more folds than GPUs share one
             assert third["CUDA_VISIBLE_DEVICES"] == "7"
-    with training._gpu(tmp_path, "cuda:3", 0) as named:
+    with training._gpus(tmp_path, "cuda:3", 0, 1) as named:
         assert named == {"CUDA_VISIBLE_DEVICES": "3"}
-    with training._gpu(tmp_path, "cpu", 0) as nothing:
+    with training._gpus(tmp_path, "cpu", 0, 1) as nothing:
         assert nothing == {}
+
+
+def test_ranks_get_gpus_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3,4,5")
+    with (
+        training._gpus(tmp_path, "cuda", 0, 2) as first,
+        training._gpus(tmp_path, "cuda", 1, 2) as second,
+        training._gpus(tmp_path, "cuda", 2, 3) as third,  # none is free
+    ):
+        assert first == {"CUDA_VISIBLE_DEVICES": "2,3"}
+        assert second == {"CUDA_VISIBLE_DEVICES": "4,5"}
+        assert len(set(third["CUDA_VISIBLE_DEVICES"].split(","))) == 3
+    with training._gpus(tmp_path, "cuda", 2, 1) as again:
+        assert again == {"CUDA_VISIBLE_DEVICES": "4"}

@@ -205,6 +205,34 @@ def test_a_terminated_run_saves_within_the_epoch_and_its_model_packs(tmp_path):
     assert all(file.sha256 for file in model.descriptor.files)
 
 
+@pytest.mark.slow
+def test_batches_of_workers_come_without_shared_memory(tmp_path):
+    """A worker that is killed, as the kernel does where memory is short, is told as such."""
+    recipe = tiny_recipe(schedule={"epochs": 1, "iterations": 4000, "validation_iterations": 1})
+    job, file = prepare(tmp_path, recipe)
+    job = fit.Job(**{**read_json(file), "workers": 1})
+    fit.write_job(job, file)
+    folder = job.places.results / "RunTrainer__train__3d_fullres" / "fold_0"
+    before = set(Path("/dev/shm").glob("torch_*"))
+    process = _start(job, file)
+    deadline = time.monotonic() + 300
+    while (
+        not (folder / "progress.json").is_file()
+        or read_json(folder / "progress.json")["iteration"] < 10
+    ):
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert set(Path("/dev/shm").glob("torch_*")) <= before
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(children) == 2  # that of validation is the second
+    os.kill(int(children[0]), signal.SIGKILL)
+    messages = process.communicate(timeout=100)[1]
+    assert process.returncode == 75
+    assert "TryAgain: A process that loads patches was killed" in messages.splitlines()[-1]
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
+
+
 def test_an_estimate_is_written_and_leaves_no_run(tmp_path, monkeypatch):
     job, file = prepare(tmp_path, tiny_recipe(), cases=2)
     for key, value in job.places.environment().items():
