@@ -1,16 +1,14 @@
 """The page of a participant, from files on disk only."""
 
-import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from nibabel.filebasedimages import ImageFileError
 
 from bids_stroke.bids.ratings import LEVELS
-from bids_stroke.core.files import read_json
+from bids_stroke.core.files import UNREADABLE, read_json
 from bids_stroke.core.words import millilitres
 from bids_stroke.reports import collect, layers, location, resources
 from bids_stroke.reports.citation import methods_html
@@ -46,8 +44,8 @@ MORE_COLUMNS = {
     "ventricle_distance_mm": "To the ventricles (mm)",
 }
 """Columns that are shown where the table has values in them."""
-ONE_SIDED, MOSTLY = 0.9, 0.6
-"""Shares of the volume from which a page says "in the ..." and "mostly in the ..."."""
+ALMOST_ALL, MOSTLY = 0.9, 0.6
+"""Shares of the volume from which a page says "almost all in the ..." and "mostly in the ..."."""
 BOTH = "in both hemispheres"
 PAGE_BYTES = 14_000_000
 LIBRARY_BYTES = 1_200_000
@@ -69,8 +67,10 @@ def _side(table: pd.DataFrame) -> str:
     if main == "both":
         return BOTH
     where = place.get(main, "near the midline")
-    if share.max() >= ONE_SIDED:
+    if (share > 0).sum() == 1:
         return where
+    if share.max() >= ALMOST_ALL:
+        return f"almost all {where}"
     return f"mostly {where} ({share.max():.0%})" if share.max() >= MOSTLY else BOTH
 
 
@@ -205,7 +205,7 @@ def _images(output_dir: Path, session: Session) -> tuple[Images | None, str]:
     """Images of a session, or None with a sentence where a file of them is damaged."""
     try:
         return layers.load(output_dir, session), ""
-    except (OSError, EOFError, ValueError, zlib.error, ImageFileError) as error:
+    except UNREADABLE as error:
         return None, f"The viewer is left out, because an image can't be read: {error}"
 
 

@@ -126,7 +126,8 @@ def test_first_sentence_of_a_crash(text: str, sentence: str) -> None:
     ("volumes", "words"),
     [
         ({"left": 10.0}, "in the left hemisphere"),
-        ({"right": 95.0, "left": 5.0}, "in the right hemisphere"),
+        ({"right": 95.0, "left": 5.0}, "almost all in the right hemisphere"),
+        ({"right": 99.9, "left": 0.1}, "almost all in the right hemisphere"),
         ({"right": 60.0, "left": 40.0}, "mostly in the right hemisphere (60%)"),
         ({"left": 45.0, "right": 42.0, "midline": 13.0}, "in both hemispheres"),
         ({"left": 51.0, "right": 49.0}, "in both hemispheres"),
