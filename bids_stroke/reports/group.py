@@ -1,6 +1,6 @@
 """The group level: tables of the cohort and one page, from files on disk only."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,11 +61,13 @@ def write_group(
     options: Group | None = None,
     nprocs: int = 1,
     seed: int = 1,
+    tell: Callable[[str], None] = print,
 ) -> Path:
     """Write all ``group_*`` tables (TSV, each with a JSON that explains it), the map and the page.
 
     Reference masks are looked for in ``reference_roots`` (``bids.masks.find_reference_masks``);
-    without any there are no tables of agreement. Returns the path of ``group.html``. Raises
+    without any there are no tables of agreement. ``tell`` gets a sentence for each file that could
+    not be used; the page has them too. Returns the path of ``group.html``. Raises
     NothingSelected when no participant was processed, InputMissing for a run or file of ratings
     that is not there, UsageError for an unknown column or run, UnusableData for bad ratings.
     """
@@ -76,6 +78,8 @@ def write_group(
         Path(bids_dir), Path(output_dir), reference_roots, options, nprocs=nprocs, seed=seed
     )
     _write(cohort)
+    for problem in cohort.problems:
+        tell(problem)
     if "fmriprep" in options.export:
         exports.export_fmriprep(cohort.bids_dir, cohort.output_dir, cohort.sessions)
     return write_page(cohort)

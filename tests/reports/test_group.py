@@ -115,6 +115,24 @@ def test_a_reference_in_another_template_is_named_and_not_compared(tmp_path: Pat
     assert "not compared" in said
 
 
+def test_unusable_references_are_told_on_the_terminal_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, bids = tmp_path / "out", tmp_path / "bids"
+    for subject in ("01", "02", "03"):
+        cohorts.write_session(out, {"subject": subject}, cohorts.block(5, 4))
+        cohorts.write_reference(bids, subject, cohorts.block(5, 4))
+    broken = sorted(bids.rglob("*_mask.nii.gz"))[:2]
+    for file in broken:
+        file.write_bytes(b"no image")
+    page = group.write_group(bids, out, [bids / "derivatives" / "manual"])
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 2
+    for line, file in zip(said, broken, strict=True):
+        assert str(file) in line and line.endswith(".")
+    assert broken[0].name in page.read_text(encoding="utf-8")
+
+
 def test_page_names_failures_and_links_to_pages(outputs: Path) -> None:
     html = (outputs / "group.html").read_text(encoding="utf-8")
     assert "is cut short" in html
