@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bids_stroke.bids.pairs import Pair
-from bids_stroke.core.conform import is_placed, load_labels
+from bids_stroke.core.conform import is_placed, load_header, load_labels
 from bids_stroke.core.files import UNREADABLE, load_image
 from bids_stroke.core.geometry import Grid, corners, grid_of, same_grid
 from bids_stroke.core.sides import FLIPPED_SD
@@ -69,7 +69,7 @@ def check_references(references: Sequence[Reference]) -> list[Finding]:
     grids: dict[str, Grid] = {}
     for one in references:
         try:
-            grids[one.pair.label] = grid_of(load_labels(one.pair.images[one.space]))
+            grids[one.pair.label] = grid_of(load_header(one.pair.images[one.space]))
         except (InputMissing, UnusableData) as error:
             found.append(_error(one, "unreadable", str(error)))
     read: dict[str, _Read] = {}
@@ -77,7 +77,7 @@ def check_references(references: Sequence[Reference]) -> list[Finding]:
         if one.pair.label in grids:
             found += _check_mask(one, grids, references, read)
     found += _equal_masks(references, read)
-    found += _equal_images(references)
+    found += _check_images([one for one in references if one.pair.label in grids])
     return sorted(found, key=lambda f: (f.label, f.severity, f.code))
 
 
@@ -188,14 +188,21 @@ def _equal_masks(references: Sequence[Reference], read: Mapping[str, _Read]) -> 
             yield _error(one, "equal_mask", f"{one.file.name} is voxel for voxel that of {others}.")
 
 
-def _equal_images(references: Sequence[Reference]) -> Iterator[Finding]:
-    """The same scan under two names would be trained on and validated with."""
+def _check_images(references: Sequence[Reference]) -> Iterator[Finding]:
+    """Scans whose voxels can't be read, and the same scan under two names.
+
+    That one would be trained on and validated with.
+    """
     for modality in ("T1w", "FLAIR"):
-        scans = [
-            (_digest_of(one.pair.images[modality]), one)
-            for one in references
-            if modality in one.pair.images
-        ]
+        scans, digests = [], _digests(one.pair.images.get(modality) for one in references)
+        for one in references:
+            if not (path := one.pair.images.get(modality)):
+                continue
+            if digests[path]:
+                scans.append((digests[path], one))
+            else:
+                message = f"{path} is truncated or corrupt: its voxels can't be read."
+                yield _error(one, "unreadable", message)
         for group in _groups(scans):
             if len({one.pair.images[modality] for one in group}) < 2:
                 continue  # one FLAIR serves two T1w of a session
@@ -204,11 +211,16 @@ def _equal_images(references: Sequence[Reference]) -> Iterator[Finding]:
                 yield _error(one, f"equal_{modality.lower()}", message)
 
 
+def _digests(paths: Iterable[Path | None]) -> dict[Path, str]:
+    """Digest of the voxels of each file, read once; empty where they can't be read."""
+    return {path: _digest_of(path) for path in dict.fromkeys(paths) if path}
+
+
 def _digest_of(path: Path) -> str:
     try:
         return _digest(np.asanyarray(load_image(path).dataobj))
     except UNREADABLE:
-        return str(path)
+        return ""
 
 
 def _others(one: Reference, group: Sequence[Reference]) -> str:

@@ -114,13 +114,22 @@ def read_mask(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return mask, np.asarray(image.affine, dtype=float)
 
 
+def load_header(path: Path) -> SpatialImage:
+    """Open a 3-D image, which may be a part of a head; its header is checked, its voxels not read.
+
+    Raises InputMissing or UnusableData as ``conform`` does for what file and header tell.
+    """
+    image = load(path)
+    _check_header(path, image, fewest=(2, 2, 2))
+    return image
+
+
 def load_labels(path: Path) -> SpatialImage:
     """Read a 3-D mask or label image, which may be empty or a part of a head; checked.
 
     Raises InputMissing or UnusableData as ``conform`` does for all but what the voxels hold.
     """
-    image = load(path)
-    _check_header(path, image, fewest=(2, 2, 2))
+    image = load_header(path)
     try:
         data = np.asanyarray(image.dataobj).reshape(image.shape[:3])
     except UNREADABLE as error:

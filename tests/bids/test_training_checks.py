@@ -1,9 +1,12 @@
 """Every fault of a training set is named, for all sessions at once, and good ones pass."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from bids_stroke.bids import training_checks
 from bids_stroke.bids.pairs import Pair
 from bids_stroke.bids.training_checks import (
     Reference,
@@ -93,6 +96,41 @@ def test_a_broken_file_is_named(tmp_path):
     found = check_references([one])
     assert [f.code for f in found] == ["unreadable"]
     assert one.file.name in found[0].message
+
+
+@pytest.mark.parametrize("suffix", ["nii", "nii.gz"])
+def test_a_broken_scan_is_named_once(tmp_path, suffix):
+    """Also where its header is whole: the voxels of an uncompressed file just end."""
+    whole, one = (_reference(tmp_path, label, _mask(int(label))) for label in ("03", "04"))
+    image = one.pair.images[one.space]
+    scan = np.random.default_rng(1).normal(100, 10, SHAPE)
+    broken = save_image(scan, AFFINE, image.with_name(f"broken.{suffix}"), dtype=np.float32)
+    broken.write_bytes(broken.read_bytes()[:-400])
+    pair = replace(one.pair, **{one.space.lower(): broken})
+    found = check_references([whole, replace(one, pair=pair)])
+    assert [(f.label, f.code) for f in found] == [("sub-04", "unreadable")]
+    assert str(broken) in found[0].message
+
+
+def test_the_other_image_of_a_pair_is_looked_at_as_well(tmp_path):
+    one = _reference(tmp_path, "01", _mask())
+    flair = tmp_path / "sub-01_FLAIR.nii"
+    flair.write_bytes(b"no image")
+    found = check_references([replace(one, pair=replace(one.pair, flair=flair))])
+    assert [f.code for f in found] == ["unreadable"]
+    assert str(flair) in found[0].message
+
+
+def test_voxels_of_scans_are_read_once(tmp_path, monkeypatch):
+    """Two T1w of a session share a FLAIR."""
+    ones = [_reference(tmp_path, label, _mask(int(label))) for label in ("03", "04")]
+    flair = ones[0].pair.t1w
+    ones = [replace(one, pair=replace(one.pair, flair=flair)) for one in ones]
+    read = []
+    digest = training_checks._digest_of
+    monkeypatch.setattr(training_checks, "_digest_of", lambda p: read.append(p) or digest(p))
+    assert check_references(ones) == []
+    assert len(read) == 3
 
 
 def test_grids(tmp_path):
