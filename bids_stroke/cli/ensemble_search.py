@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from bids_stroke.core.ensemble_search import Case, Rule
 
 SUPER_REGIONS = {"R1+R4": (1, 4), "R2": (2,), "R3": (3,)}  # of Mohapatra et al., R1 and R4 merged
-SUPER_REGION_NAMES = {1: "R1", 2: "R2", 3: "R3", 4: "R4"}
 TEXT = (
     "find the best ensemble of several runs by region of the brain: the top runs, all their "
     "subsets, by stacking and by agreement windows; tuned on some participants, told on others"
@@ -182,6 +181,8 @@ def region_names(regions: Atlas | Path | None) -> Mapping[str, Sequence[int]]:
     """Regions to search in, and their numbers: super-regions 1 and 4 as one, others as they are."""
     if regions is None:
         return {}
+    from bids_stroke.core.atlases import SUPER_REGION_NAMES
+
     if isinstance(regions, Path) or regions.names == SUPER_REGION_NAMES:
         return SUPER_REGIONS
     return {name: (number,) for number, name in regions.names.items()}

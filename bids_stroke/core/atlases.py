@@ -126,6 +126,10 @@ the middle frontal, precentral and orbital gyri: the first two go with R3, the l
 """
 
 
+SUPER_REGION_NAMES = dict(enumerate(sorted(SUPER_REGIONS), start=1))
+"""Their numbers in an atlas."""
+
+
 def super_region(talairach_name: str) -> str | None:
     """Super-region of a Talairach region, or None where its name says nothing (sub-gyral)."""
     plain = talairach_name.lower().replace("_", " ")
