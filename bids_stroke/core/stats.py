@@ -130,37 +130,27 @@ def resampled_median(values: Floats, counts: Counts) -> Floats:
     return np.asarray((values[order][middle[0]] + values[order][middle[1]]) / 2)
 
 
-def bootstrap_interval(
+def bootstrap_intervals(
     values: ArrayLike,
-    statistic: Callable[[Floats, Counts], Floats] = resampled_mean,
+    statistics: Sequence[Callable[[Floats, Counts], Floats]] = (resampled_mean, resampled_median),
     *,
     rng: Generator,
     people: ArrayLike | None = None,
     resamples: int = RESAMPLES,
-) -> tuple[float, float]:
-    """95 % interval of a statistic by the percentile bootstrap (Efron and Tibshirani 1993).
+) -> list[tuple[float, float]]:
+    """95 % intervals of statistics by the percentile bootstrap (Efron and Tibshirani 1993).
 
-    ``people`` are drawn with all their values (``resampled_counts``); without it each value is a
-    person of its own. NaN are left out. With fewer than two people the interval is NaN.
+    ``people`` are drawn with all their values (``resampled_counts``), once for all statistics;
+    without it each value is a person of its own. NaN are left out. With fewer than two people the
+    intervals are NaN.
     """
     array = np.asarray(values, dtype=float).ravel()
     finite = np.isfinite(array)
-    owners = np.arange(len(array)) if people is None else np.asarray(people).ravel()
-    return _interval(array[finite], owners[finite], [statistic], rng, resamples)[0]
-
-
-def _interval(
-    known: Floats,
-    people: NDArray[Any],
-    statistics: Sequence[Callable[[Floats, Counts], Floats]],
-    rng: Generator,
-    resamples: int,
-) -> list[tuple[float, float]]:
-    """Intervals of several statistics from one set of resamples."""
-    if len(set(people.tolist())) < 2:
+    owners = (np.arange(len(array)) if people is None else np.asarray(people).ravel())[finite]
+    if len(set(owners.tolist())) < 2:
         return [(float("nan"), float("nan"))] * len(statistics)
-    counts = resampled_counts(people, rng=rng, resamples=resamples)
-    return [percentile_interval(statistic(known, counts)) for statistic in statistics]
+    counts = resampled_counts(owners, rng=rng, resamples=resamples)
+    return [percentile_interval(statistic(array[finite], counts)) for statistic in statistics]
 
 
 def ratio_interval(
@@ -198,8 +188,7 @@ def _summary(
     array = np.asarray(values, dtype=float).ravel()
     finite = np.isfinite(array)
     known, owners = array[finite], people[finite]
-    both = (resampled_mean, resampled_median)
-    mean, median = _interval(known, owners, both, rng, resamples)
+    mean, median = bootstrap_intervals(array, rng=rng, people=people, resamples=resamples)
     some = known if len(known) else np.array([np.nan])
     q1, middle, q3 = np.quantile(some, [0.25, 0.5, 0.75])
     return {

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -36,9 +37,13 @@ def run_table(values: list[float], first: int = 1, **columns: list) -> pd.DataFr
 # ------------------------------------------------------------------ bootstrap and summaries
 
 
+def interval_of_mean(values: Any, **settings: Any) -> tuple[float, float]:
+    return stats.bootstrap_intervals(values, [stats.resampled_mean], **settings)[0]
+
+
 def test_interval_of_two_values_is_their_range() -> None:
     """The mean of two draws of 0 and 1 is 0, 1/2 or 1, with 1/4, 1/2 and 1/4."""
-    assert stats.bootstrap_interval([0, 1], rng=generator()) == (0, 1)
+    assert interval_of_mean([0, 1], rng=generator()) == (0, 1)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +52,7 @@ def test_interval_of_two_values_is_their_range() -> None:
 )
 def test_interval_equals_scipy(ours: Callable, theirs: Callable) -> None:
     values = generator().gamma(2, size=40)
-    ours = stats.bootstrap_interval(values, ours, rng=generator(), resamples=20_000)
+    ours = stats.bootstrap_intervals(values, [ours], rng=generator(), resamples=20_000)[0]
     theirs = scipy_stats.bootstrap(
         (values,), theirs, method="percentile", n_resamples=20_000, rng=generator()
     ).confidence_interval
@@ -57,9 +62,7 @@ def test_interval_equals_scipy(ours: Callable, theirs: Callable) -> None:
 def test_interval_covers_the_mean() -> None:
     """About 95 % of the intervals of 30 normal values hold the true mean, a little less at 30."""
     rng = generator()
-    limits = [
-        stats.bootstrap_interval(rng.normal(5, 2, 30), rng=rng, resamples=300) for _ in range(400)
-    ]
+    limits = [interval_of_mean(rng.normal(5, 2, 30), rng=rng, resamples=300) for _ in range(400)]
     covered = np.mean([low <= 5 <= high for low, high in limits])
     assert 0.89 < covered < 0.97
 
@@ -82,11 +85,9 @@ def test_sessions_of_one_person_do_not_narrow_the_interval() -> None:
     """Ten copies of each person's value hold no more than the value itself."""
     values = generator().normal(size=20)
     people = np.arange(20)
-    once = stats.bootstrap_interval(values, rng=generator(), people=people)
-    copies = stats.bootstrap_interval(
-        np.repeat(values, 10), rng=generator(), people=np.repeat(people, 10)
-    )
-    naive = stats.bootstrap_interval(np.repeat(values, 10), rng=generator())
+    once = interval_of_mean(values, rng=generator(), people=people)
+    copies = interval_of_mean(np.repeat(values, 10), rng=generator(), people=np.repeat(people, 10))
+    naive = interval_of_mean(np.repeat(values, 10), rng=generator())
     assert copies == pytest.approx(once)
     assert naive[1] - naive[0] < 0.5 * (once[1] - once[0])
 
@@ -118,10 +119,10 @@ def test_robust_z_by_hand() -> None:
 
 def test_interval_is_seeded_and_ignores_nan() -> None:
     values = generator().random(12)
-    once = stats.bootstrap_interval(values, rng=generator())
-    assert once == stats.bootstrap_interval([*values, np.nan], rng=generator())
-    assert stats.bootstrap_interval(np.full(9, 0.5), rng=generator()) == (0.5, 0.5)
-    assert all(math.isnan(limit) for limit in stats.bootstrap_interval([0.3], rng=generator()))
+    once = interval_of_mean(values, rng=generator())
+    assert once == interval_of_mean([*values, np.nan], rng=generator())
+    assert interval_of_mean(np.full(9, 0.5), rng=generator()) == (0.5, 0.5)
+    assert all(math.isnan(limit) for limit in interval_of_mean([0.3], rng=generator()))
 
 
 def test_describe_equals_pandas_and_counts_what_is_missing() -> None:
