@@ -20,6 +20,17 @@ from bids_stroke.models.ensemble import Ensemble
 from bids_stroke.models.members import Members
 from bids_stroke.models.templates import SHIPPED
 
+BY_HEADERS = (
+    "by the headers of the images alone, for the model's steps have no registration: look whether "
+    "the images lie on each other"
+)
+"""How a mask comes to the other image of a pair that is not registered."""
+
+
+def is_registered(pair: Pair, descriptor: Descriptor) -> bool:
+    """Are there two images, and does the model have them registered?"""
+    return len(pair.modalities) == 2 and "register" in descriptor.preprocessing.steps
+
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
@@ -96,8 +107,12 @@ def _lesion_outputs(
     uris: Mapping[str, str],
     precision: str,
     threshold: float | None,
+    unregistered: str = "",
 ) -> Iterator[Output]:
-    """Probability, mask, labels and table on the native grids that are asked for."""
+    """Probability, mask, labels and table on the native grids that are asked for.
+
+    ``unregistered`` is the modality that is not the network's and was not registered, if any.
+    """
     model = _model_metadata(descriptor, precision, threshold)
     columns = column_dictionary()
     for modality in spaces:
@@ -107,6 +122,7 @@ def _lesion_outputs(
             "SpatialReference": uri,
             "Manual": False,
             "Model": model,
+            **({"Alignment": BY_HEADERS} if modality == unregistered else {}),
         }
         cut = {
             "Threshold": point.threshold,
@@ -148,11 +164,15 @@ def pair_outputs(
     """
     uris = {m: source_uri(path, bids_dir) for m, path in pair.images.items()}
     steps = descriptor.preprocessing.steps
+    others = () if is_registered(pair, descriptor) else (m for m in uris if m != reference)
+    unregistered = next(iter(others), "")
     lesion_spaces = [m for m in pair.modalities if m in spaces] or pair.modalities
     return [
         *_preproc_outputs(pair, steps, reference, uris),
         *_transform_outputs(steps, uris),
-        *_lesion_outputs(descriptor, operating_point, lesion_spaces, uris, precision, threshold),
+        *_lesion_outputs(
+            descriptor, operating_point, lesion_spaces, uris, precision, threshold, unregistered
+        ),
         *_uncertainty_outputs(members, lesion_spaces, uris),
     ]
 
@@ -222,7 +242,11 @@ def template_outputs(outputs: Sequence[Output], *, pair: Pair, template: str) ->
     The sidecars of maps in template space tell what those on the native grid of the same image do.
     """
     source, space = pair.modalities[0], {"space": template}
-    native = {o.kind: o.metadata for o in outputs if o.kind.startswith("lesion_")}
+    native = {
+        o.kind: {key: value for key, value in o.metadata.items() if key != "Alignment"}
+        for o in outputs
+        if o.kind.startswith("lesion_")
+    }
     grid = {"SpatialReference": template_uri(template)}
     about = {**native["lesion_mask"], **grid}
     sources = {"Sources": about["Sources"]}

@@ -17,6 +17,7 @@ from bids_stroke.interfaces.reportlets import (
 )
 from bids_stroke.models.card import card
 from bids_stroke.models.descriptor import Descriptor, OperatingPoint, accepted
+from bids_stroke.workflows.outputs import BY_HEADERS, is_registered
 
 FIGURES: Mapping[str, tuple[str, str]] = {
     "brain_t1w": ("brain", "T1w"),
@@ -44,13 +45,17 @@ def made_figures(pair: Pair, descriptor: Descriptor) -> dict[str, tuple[str, str
     made = {"lesions", "lesions_plain", *(f"brain_{name}" for name in names)}
     if "n4" in steps:
         made |= {f"n4_{name}_{part}" for name in names for part in N4_PARTS}
-    if _registered(pair, descriptor):
+    if is_registered(pair, descriptor):
         made |= {"registration_before", "registration_after"}
     return {field: name for field, name in FIGURES.items() if field in made}
 
 
-def _registered(pair: Pair, descriptor: Descriptor) -> bool:
-    return len(pair.modalities) == 2 and "register" in descriptor.preprocessing.steps
+def choice_of_images(pair: Pair, reference: str, descriptor: Descriptor) -> str:
+    """Why these images, and how the result comes to the one that was not registered."""
+    if len(pair.modalities) < 2 or is_registered(pair, descriptor):
+        return pair.reason
+    other = next(modality for modality in pair.modalities if modality != reference)
+    return f"{pair.reason} The result comes to the {other} {BY_HEADERS}.".strip()
 
 
 def model_record(
@@ -108,7 +113,7 @@ def init_reportlets_wf(
 
     for modality in pair.modalities:
         _add_modality(workflow, inputnode, outputnode, modality.lower(), descriptor)
-    if _registered(pair, descriptor):
+    if is_registered(pair, descriptor):
         _add_registration(workflow, inputnode, outputnode, reference.lower())
     _add_lesions(workflow, inputnode, outputnode, pair, reference)
     record = pe.Node(
@@ -116,14 +121,14 @@ def init_reportlets_wf(
             label=pair.label,
             entities=dict(pair.entities),
             files={modality: path.name for modality, path in pair.images.items()},
-            reason=pair.reason,
+            reason=choice_of_images(pair, reference, descriptor),
             reference=reference,
             model=model_record(descriptor, pair, reason, operating_point),
         ),
         name="record",
         mem_gb=1.0,
     )
-    _add_record(workflow, inputnode, outputnode, record, pair, _registered(pair, descriptor))
+    _add_record(workflow, inputnode, outputnode, record, pair, is_registered(pair, descriptor))
     if normalized:
         both = ("normalization_qc", "location")
         workflow.connect([(inputnode, record, [(field, field) for field in both])])

@@ -8,7 +8,7 @@ import pytest
 from bids_stroke.bids.names import output_path
 from bids_stroke.bids.pairs import Pair
 from bids_stroke.models.descriptor import Descriptor, OperatingPoint, Preprocessing
-from bids_stroke.workflows import reports
+from bids_stroke.workflows import outputs, reports
 
 POINT = OperatingPoint(threshold=0.5, min_volume_mm3=10)
 DESCRIPTOR = Descriptor(
@@ -53,6 +53,45 @@ def test_outputs_are_those_promised(
     edges = workflow._graph.in_edges(workflow.get_node("outputnode"), data=True)
     fed = {target for _, _, data in edges for _, target in data["connect"]}
     assert fed == {"qc", *reports.made_figures(pair, descriptor)}
+
+
+@pytest.mark.parametrize(
+    ("modalities", "preprocessing", "told"),
+    [
+        (("T1w", "FLAIR"), STEPS_WITHOUT, True),
+        (("T1w", "FLAIR"), DESCRIPTOR.preprocessing, False),
+        (("T1w",), STEPS_WITHOUT, False),
+    ],
+)
+def test_a_mask_that_comes_over_by_headers_says_so(
+    modalities: tuple[str, ...], preprocessing: Preprocessing, told: bool
+) -> None:
+    """In the sidecars of the other image's masks, and in the record that pages show."""
+    pair = replace(pair_of(*modalities), reason="They match.")
+    descriptor = replace(DESCRIPTOR, preprocessing=preprocessing)
+    made = outputs.pair_outputs(
+        pair=pair,
+        descriptor=descriptor,
+        operating_point=POINT,
+        reference=modalities[-1],
+        spaces=modalities,
+        bids_dir=Path("/"),
+    )
+    said = {o.source for o in made if "Alignment" in o.metadata}
+    kinds = ("probability", "lesion_mask", "labels", "table")
+    assert said == ({f"t1w_{kind}" for kind in kinds} if told else set())
+    workflow = reports.init_reportlets_wf(
+        pair=pair,
+        reference=modalities[-1],
+        descriptor=descriptor,
+        reason="asked for",
+        operating_point=POINT,
+    )
+    reason = workflow.get_node("record").inputs.reason
+    assert reason.startswith("They match.")
+    assert ("to the T1w by the headers" in reason) is told
+    mapped = outputs.template_outputs(made, pair=pair, template="MNI152NLin2009aSym")
+    assert not any("Alignment" in o.metadata for o in mapped[len(made) :])
 
 
 def test_figures_have_names() -> None:
