@@ -21,6 +21,7 @@ from torch.utils.data import IterableDataset
 from bids_stroke.core import fields, synthesis
 
 IGNORE = 2
+VISIBLE = 0.4  # standard deviations of the brain
 MODALITIES = ("T1w", "FLAIR")
 VOLUMES = ("t1w", "flair", "csf", "gm", "wm", "brain", "ignore", "ventricle")
 Float3D = NDArray[np.float32]
@@ -115,15 +116,17 @@ class Sampler:
         tissue = brain & ~open_fluid(patches["csf"])
         soft = [np.clip(m, 0, 1) * tissue for m in pull(torch.from_numpy(lesions), points)]
         channels = self._channels(rng)
-        images = self._images(anatomy, patches, rng)
+        healthy = self._images(anatomy, patches, rng)
         if rng.random() < self.recipe.white_matter_disease:
-            images = white_matter_disease(images, patches, rng)
+            healthy = white_matter_disease(healthy, patches, rng)
         if rng.random() < self.recipe.flowing_fluid:
-            images["FLAIR"] = flowing_fluid(images["FLAIR"], patches["csf"], rng)
-        images = self._paint(images, soft, brain, channels, rng)
-        image = finish(images, brain, rng)
-        image[[name not in channels for name in MODALITIES]] = 0
-        label = _label(soft, patches["ignore"], brain)
+            healthy["FLAIR"] = flowing_fluid(healthy["FLAIR"], patches["csf"], rng)
+        painted = self._paint(healthy, soft, brain, channels, rng)
+        scanner = int(rng.integers(2**63))
+        without, image = (
+            scanned(images, brain, channels, scanner) for images in (healthy, painted)
+        )
+        label = _label(soft, np.abs(image - without), patches["ignore"], brain)
         return np.ascontiguousarray(image.transpose(0, 3, 2, 1)), label.transpose(2, 1, 0).copy()
 
     def _channels(self, rng: np.random.Generator) -> tuple[str, ...]:
@@ -286,13 +289,18 @@ def outside_brain(shape: tuple[int, ...], rng: np.random.Generator) -> Float3D:
 
 
 def _label(
-    lesions: Sequence[Float3D], ignore: Float3D, brain: NDArray[np.bool_]
+    lesions: Sequence[Float3D], change: Float3D, ignore: Float3D, brain: NDArray[np.bool_]
 ) -> NDArray[np.int8]:
-    """1 where a lesion fills half a voxel; IGNORE where the scan itself has lesions."""
+    """1 where a lesion fills half a voxel; IGNORE where the scan itself has lesions.
+
+    A lesion that changes no channel by VISIBLE on average is IGNORE too: no reader could see it.
+    """
     label = np.zeros(brain.shape, np.int8)
     label[(ignore > 0.3) & brain] = IGNORE
     for lesion in lesions:
-        label[lesion >= 0.5] = 1
+        inside = lesion >= 0.5
+        seen = inside.any() and change[:, inside].mean(axis=1).max() >= VISIBLE
+        label[inside] = 1 if seen else IGNORE
     return label
 
 
@@ -310,6 +318,15 @@ def scan(image: Float3D, rng: np.random.Generator) -> Float3D:
     if rng.random() < 0.25:
         image = ndimage.gaussian_filter(image, rng.uniform(0.3, 0.9))
     return fields.rician(image, rng, rng.uniform(0.0, 0.06))
+
+
+def scanned(
+    images: Mapping[str, Float3D], brain: NDArray[np.bool_], channels: Sequence[str], seed: int
+) -> Float3D:
+    """The channels (2, x, y, z) as a scanner of this seed gives them; the missing ones are 0."""
+    image = finish(images, brain, np.random.default_rng(seed))
+    image[[name not in channels for name in MODALITIES]] = 0
+    return image
 
 
 def finish(

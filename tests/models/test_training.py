@@ -236,3 +236,13 @@ def test_ensure_torchvision_can_be_called_again():
     ensure_torchvision()
     ensure_torchvision()
     import torchvision  # noqa: F401
+
+
+@pytest.mark.parametrize(("change", "expected"), [(0.1, sampling.IGNORE), (0.9, 1)])
+def test_a_lesion_that_no_channel_shows_does_not_count(change, expected):
+    lesion = np.zeros((6, 6, 6), np.float32)
+    lesion[2:4, 2:4, 2:4] = 1
+    shown = np.stack([np.zeros_like(lesion), change * lesion])
+    label = sampling._label([lesion], shown, np.zeros_like(lesion), np.ones(lesion.shape, bool))
+    assert set(np.unique(label[lesion > 0])) == {expected}
+    assert (label[lesion == 0] == 0).all()
