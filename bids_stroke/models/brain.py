@@ -22,6 +22,7 @@ from torch import nn
 
 from bids_stroke.core.files import sha256
 from bids_stroke.errors import InputMissing, UnusableData
+from bids_stroke.models.executors import executor
 
 METHODS = ("deepbet", "hd-bet", "hd-bet-1", "precomputed", "skip")
 ALIASES = {"embedded": "deepbet"}
@@ -29,6 +30,7 @@ ALIASES = {"embedded": "deepbet"}
 
 Spacing = tuple[float, float, float]
 
+_DEEPBET_BOX, _DEEPBET_BRAIN = 128, 256  # sides of the cubes that its two networks see
 _HDBET_CHECKPOINT = "fold_all/checkpoint_final.pth"
 _HDBET1_SPACING_MM = 1.5
 _HDBET1_DIVISOR = 16
@@ -120,6 +122,25 @@ def _deepbet_files(options: Options) -> tuple[Path, ...]:
     return tuple(Path(DATA_PATH) / "models" / name for name in ("bbox_model.pt", "model.pt"))
 
 
+class _Executed(nn.Module):
+    """A network as deepbet calls it, run by the best executor of the device."""
+
+    def __init__(self, network: nn.Module, side: int, device: str) -> None:
+        super().__init__()
+        self.network = network.to(device)  # deepbet asks it for the device
+        self._run = executor(
+            network,
+            (1, side, side, side),
+            device=device,
+            precision="fp32",
+            threads=torch.get_num_threads(),
+        ).run
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Probabilities [1, class, x, y, z] of an image [1, 1, x, y, z]."""
+        return self._run(image)
+
+
 @lru_cache(maxsize=1)
 def _deepbet(device: str) -> Any:
     from deepbet import BrainExtraction
@@ -127,8 +148,8 @@ def _deepbet(device: str) -> Any:
     with warnings.catch_warnings():  # torch prefers another format than that of these weights
         warnings.filterwarnings("ignore", r".*torch\.jit", DeprecationWarning)
         extraction = BrainExtraction(no_gpu=True)
-    extraction.model.to(device)
-    extraction.bbox_model.to(device)
+    extraction.bbox_model = _Executed(extraction.bbox_model, _DEEPBET_BOX, device)
+    extraction.model = _Executed(extraction.model, _DEEPBET_BRAIN, device)
     return extraction
 
 

@@ -194,3 +194,20 @@ def test_openvino_sends_nothing(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "intel").exists()
+
+
+@needs_openvino
+def test_a_scripted_network_is_taken_as_it_is() -> None:
+    network = unet()
+    windows = torch.randn(1, 2, 24, 24, 24, generator=torch.Generator().manual_seed(3))
+    with executors._quiet():
+        scripted = torch.jit.trace(network, windows)
+    run = executors.executor(scripted, (2, 24, 24, 24))
+    assert run.name.startswith("OpenVINO")
+    assert float((run.run(windows) - plain(network, windows)).abs().max()) < 1e-4
+
+
+def test_the_smallest_part_comes_first_and_the_whole_last() -> None:
+    parts = list(executors._parts((2, 64, 80, 20)))
+    assert parts[0] == (2, 16, 16, 16) and parts[-1] == (2, 64, 80, 20)
+    assert list(executors._parts((1, 16, 12))) == [(1, 16, 12)]
