@@ -64,6 +64,7 @@ def resample(
     transform: np.ndarray | None = None,
     order: int = 1,
     cval: float = 0.0,
+    within: np.ndarray | None = None,
 ) -> np.ndarray:
     """Values of ``data`` at the voxel centres of another grid, as float32.
 
@@ -72,8 +73,16 @@ def resample(
     0 for labels, 1 for probabilities, 3 for images, which is clipped to the range of ``data``
     because splines overshoot. As in ITK, a point belongs to the source up to half a voxel beyond
     the outermost centres; everything further out is ``cval``. When the target's voxels fall on
-    the source's, values are copied, not interpolated.
+    the source's, values are copied, not interpolated. Outside the box around a mask ``within`` on
+    the target's grid, values are ``cval`` too, and cost nothing.
     """
+    if within is not None and np.any(within):
+        out = np.full(target.shape, cval, dtype=np.float32)
+        box = bounding_box(within)
+        part, affine = crop(out, target.affine, box)
+        small = Grid(part.shape, affine)
+        out[box] = resample(data, source, small, transform=transform, order=order, cval=cval)
+        return out
     world = np.eye(4) if transform is None else transform
     matrix = np.linalg.inv(source.affine) @ world @ target.affine
     exact = _signed_permutation(matrix, target.shape)

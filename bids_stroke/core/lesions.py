@@ -1,5 +1,7 @@
 """From a probability map to lesions: mask, labels and the table of lesions."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 from scipy import ndimage
@@ -74,11 +76,14 @@ def table(
     prediction can tell (``members_share``, ``disagreement``) is left open.
     """
     index = np.arange(1, int(labels.max(initial=0)) + 1)
-    sizes = np.bincount(labels.ravel(), minlength=len(index) + 1)[1:]
-    voxels = np.array(ndimage.center_of_mass(labels > 0, labels, index)).reshape(-1, 3)
+    inside = np.nonzero(labels)
+    lesion, values = labels[inside], probability[inside]
+    count = partial(np.bincount, lesion, minlength=len(index) + 1)
+    sizes = count()[1:]
+    voxels = np.stack([count(axis)[1:] / sizes for axis in inside], axis=1)
     centroids = voxels @ affine[:3, :3].T + affine[:3, 3]
-    mean = np.array(ndimage.mean(probability, labels, index)).reshape(-1)
-    peak = np.array(ndimage.maximum(probability, labels, index)).reshape(-1)
+    mean, peak = count(values)[1:] / sizes, np.zeros(len(index))
+    np.maximum.at(peak, lesion - 1, values)
     return pd.DataFrame(
         {
             "index": index,

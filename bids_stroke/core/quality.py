@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from bids_stroke.core.geometry import bounding_box
+
 Array = NDArray[Any]
 Severity = Literal["note", "warning"]
 
@@ -50,9 +52,13 @@ def lesion_volume_flags(count: int, volume_ml: float) -> list[Flag]:
 
 def brain_shell(brain: Array, zooms: Sequence[float], depth_mm: float = EDGE_MM) -> Array:
     """Voxels of a brain mask that lie within ``depth_mm`` of what is outside it."""
-    padded = np.pad(brain > 0, 1)
-    depth = ndimage.distance_transform_edt(padded, sampling=zooms)[1:-1, 1:-1, 1:-1]
-    return (brain > 0) & (depth <= max(depth_mm, 1.01 * min(zooms)))
+    shell = brain > 0
+    if shell.any():
+        inside = shell[bounding_box(shell)]
+        padded = np.pad(inside, 1)
+        depth = ndimage.distance_transform_edt(padded, sampling=zooms)[1:-1, 1:-1, 1:-1]
+        inside &= depth <= max(depth_mm, 1.01 * min(zooms))
+    return shell
 
 
 def edge_flags(labels: Array, brain: Array, zooms: Sequence[float]) -> list[Flag]:

@@ -17,7 +17,6 @@ from nipype.interfaces.base import (
 )
 
 from bids_stroke.core import geometry, intensity, similarity
-from bids_stroke.core.bias import n4
 from bids_stroke.core.files import save_image, write_json
 from bids_stroke.core.geometry import Grid
 from bids_stroke.interfaces.images import read
@@ -25,6 +24,8 @@ from bids_stroke.interfaces.images import read
 LEVELS_MM = (6.0, 4.0, 2.0)
 """Voxel size at the three levels of a registration, whatever the resolution of the images."""
 SMOOTHING_MM = (3.0, 2.0, 0.0)
+SAMPLED = 0.1
+"""Share of the voxels at which ANTs compares the images: twice as many give no better matrix."""
 MARGIN_MM = 15.0
 """What is kept around a brain: registration costs by the size of the images."""
 
@@ -80,6 +81,8 @@ class N4BiasFieldCorrection(SimpleInterface):
     output_spec = _N4Output
 
     def _run_interface(self, runtime: Any) -> Any:
+        from bids_stroke.core.bias import n4
+
         data, grid = read(self.inputs.in_file)
         mask, _ = read(self.inputs.in_mask)
         corrected = n4(
@@ -100,7 +103,7 @@ class _RigidInput(BaseInterfaceInputSpec):
     fixed_mask = File(exists=True, mandatory=True, desc="its brain mask")
     moving = File(exists=True, mandatory=True, desc="brain-only image to bring there")
     moving_mask = File(exists=True, mandatory=True, desc="its brain mask")
-    iterations = traits.List(traits.Int, [100, 30, 15], usedefault=True, desc="by level")
+    iterations = traits.List(traits.Int, [100, 20, 8], usedefault=True, desc="by level")
     seed = traits.Int(1, usedefault=True, desc="seed of ANTs")
 
 
@@ -143,6 +146,7 @@ class RigidRegistration(SimpleInterface):
                 "Rigid",
                 initial_transform=[str(initial)],
                 outprefix=str(cwd / "rigid_"),
+                aff_random_sampling_rate=SAMPLED,
                 aff_iterations=tuple(self.inputs.iterations),
                 aff_shrink_factors=tuple(max(1, round(size / finest)) for size in LEVELS_MM),
                 aff_smoothing_sigmas=SMOOTHING_MM,

@@ -130,15 +130,17 @@ class ToGrid(SimpleInterface):
         data, source = read(self.inputs.in_file)
         target = geometry.grid_of(load_image(self.inputs.reference))
         transform, order = self.inputs.transform, self.inputs.order
+        mask = read(self.inputs.in_mask)[0] if self.inputs.in_mask else None
         moved = geometry.resample(
             data,
             source,
             target,
             transform=geometry.read_itk_affine(Path(transform)) if transform else None,
             order=order,
+            within=mask,
         )
-        if self.inputs.in_mask:
-            moved = intensity.masked(moved, read(self.inputs.in_mask)[0])
+        if mask is not None:
+            moved = intensity.masked(moved, mask)
         dtype = np.float32 if order else np.uint8
         out = save_image(moved, target.affine, Path(runtime.cwd) / "moved.nii.gz", dtype=dtype)
         self._results["out_file"] = str(out)

@@ -300,3 +300,18 @@ def test_resampling_stays_in_the_range_and_keeps_constants(
     assert out.max() <= data.max() + 1e-6
     constant = geometry.resample(np.full(grid.shape, 3.0), grid, small, order=order)
     np.testing.assert_allclose(constant, 3, rtol=1e-5)
+
+
+def test_within_a_mask_values_are_those_of_the_whole_grid() -> None:
+    rng = np.random.default_rng(5)
+    data = rng.normal(size=(12, 14, 10)).astype(np.float32)
+    source, target = Grid(data.shape, np.eye(4)), Grid((11, 13, 12), np.diag([0.9, 1.1, 0.8, 1]))
+    mask = np.zeros(target.shape, bool)
+    mask[2:7, 3, 4:9] = True
+    for order in (0, 1, 3):
+        whole = geometry.resample(data, source, target, order=order, cval=-1)
+        part = geometry.resample(data, source, target, order=order, cval=-1, within=mask)
+        np.testing.assert_allclose(part[mask], whole[mask], atol=1e-6)
+        assert (part[:2] == -1).all() and (part[:, 4:] == -1).all()
+    nowhere = geometry.resample(data, source, target, within=np.zeros_like(mask))
+    np.testing.assert_array_equal(nowhere, geometry.resample(data, source, target))
