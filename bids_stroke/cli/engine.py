@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -18,10 +18,12 @@ from pathlib import Path
 from traceback import format_exception
 from typing import Any
 
+import networkx
 import nipype
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin, run_node
 
 from bids_stroke.cli import memory
+from bids_stroke.cli.environment import start_fork_server
 from bids_stroke.cli.limits import limit_gb
 from bids_stroke.cli.schedulers import check_scheduler, patient
 from bids_stroke.config import Execution
@@ -32,7 +34,6 @@ KILLED = (
     "give more memory, or lower --nprocs or --mem."
 )
 _PR_SET_PDEATHSIG = 1
-PRELOADED = ["nipype.pipeline.engine", "nibabel", "scipy.ndimage", "bids_stroke.interfaces.bids"]
 
 
 def start_worker(folder: str, log: str, environ: dict[str, str], monitor: bool) -> None:
@@ -98,10 +99,11 @@ class PatientMultiProcPlugin(MultiProcPlugin):
         self._memory_table = memory_table
         self._log = str(worker_log or "")
         self._nodes: dict[int, Any] = {}
+        self._ranks: dict[Any, int] = {}
         self._sent_again: dict[int, Future[Any]] = {}
         super().__init__(plugin_args=plugin_args)
         self.pool.shutdown()
-        multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
+        start_fork_server()
         self.pool = self._new_pool()
 
     def _new_pool(self) -> ProcessPoolExecutor:
@@ -111,6 +113,13 @@ class PatientMultiProcPlugin(MultiProcPlugin):
             initargs=(self._cwd, self._log, dict(os.environ), nipype.config.resource_monitor),
             mp_context=multiprocessing.get_context("forkserver"),
         )
+
+    def _generate_dependency_list(self, graph: Any) -> None:
+        super()._generate_dependency_list(graph)
+        self._ranks = ranks(graph)
+
+    def _sort_jobs(self, jobids: Iterable[int], scheduler: str = "tsort") -> list[int]:
+        return sorted(jobids, key=lambda job: self._ranks.get(self.procs[job], len(self._ranks)))
 
     def _submit_job(self, node: Any, updatehash: bool = False) -> int:
         self._taskid += 1
@@ -164,6 +173,23 @@ class PatientMultiProcPlugin(MultiProcPlugin):
         self.pool.shutdown(wait=False, cancel_futures=True)
         for process in processes:
             process.terminate()
+
+
+def ranks(graph: networkx.DiGraph) -> dict[Any, int]:
+    """In which order the nodes of a graph take free workers.
+
+    The sessions come one after the other; in each, the step first that most steps in a row wait
+    for: a figure, for which nothing waits, does not hold up the registration.
+    """
+    waiting: dict[Any, int] = {}
+    for node in reversed(list(networkx.topological_sort(graph))):
+        waiting[node] = 1 + max((waiting[later] for later in graph.successors(node)), default=0)
+    ordered = [
+        node
+        for session in networkx.weakly_connected_components(graph)
+        for node in sorted(session, key=lambda node: (-waiting[node], node.fullname))
+    ]
+    return {node: rank for rank, node in enumerate(ordered)}
 
 
 def _sentence(error: BaseException) -> str:

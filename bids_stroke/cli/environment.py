@@ -2,10 +2,12 @@
 
 import getpass
 import hashlib
+import multiprocessing
 import os
 import shutil
 from collections.abc import Mapping
 from importlib import metadata
+from multiprocessing import forkserver
 from pathlib import Path
 
 from bids_stroke import __version__
@@ -92,6 +94,15 @@ def cannot_write(work_dir: Path, error: OSError) -> BidsStrokeError:
     return CannotCreate(
         f"The work folder {work_dir} can't be written: {error}; choose another by -w."
     )
+
+
+def start_fork_server() -> None:
+    """Have the process that workers are forked from begin with its imports.
+
+    It goes on with them beside whatever this process does; called again it does nothing.
+    """
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["bids_stroke.cli.preloaded"])
+    forkserver.ensure_running()
 
 
 def _user_name() -> str:

@@ -341,7 +341,7 @@ def start_logs(config: Config) -> Path:
 def _environment(config: Config) -> Iterator[None]:
     """The environment of a run, and as it was afterwards."""
     from bids_stroke.cli.claims import use_work_folder
-    from bids_stroke.cli.environment import prepare, remove_own_folders
+    from bids_stroke.cli.environment import prepare, remove_own_folders, start_fork_server
 
     work_dir, clean = config.execution.work_dir, config.execution.clean_workdir
     before = dict(os.environ)
@@ -349,6 +349,8 @@ def _environment(config: Config) -> Iterator[None]:
         if clean:
             remove_own_folders(work_dir)
         os.environ.update(prepare(config.execution))
+        if config.execution.plugin_file is None and not config.execution.boilerplate_only:
+            start_fork_server()
         try:
             yield
         finally:

@@ -1,12 +1,16 @@
 """Errors of nodes reach the main process, whenever they happen."""
 
+import importlib
 import logging
+import sys
 from pathlib import Path
 
 import pytest
-from nipype import Node
+from nipype import Node, Workflow
+from nipype.interfaces.utility import IdentityInterface
 
-from bids_stroke.cli.engine import log_to, run_step, stop_logging
+from bids_stroke.cli import preloaded
+from bids_stroke.cli.engine import log_to, ranks, run_step, stop_logging
 from bids_stroke.interfaces.bids import DerivativeSink
 
 
@@ -27,3 +31,28 @@ def test_a_full_disk_cuts_the_log_short_in_silence(capfd: pytest.CaptureFixture[
     finally:
         stop_logging()
     assert capfd.readouterr().err == ""
+
+
+def _step(name: str) -> Node:
+    return Node(IdentityInterface(fields=["a"]), name=name)
+
+
+def test_what_most_steps_wait_for_goes_first_and_sessions_stay_together() -> None:
+    whole = Workflow(name="whole")
+    for number in (1, 2):
+        session = Workflow(name=f"session_{number}")
+        brain, figure, register, predict = map(_step, ("brain", "a_figure", "register", "predict"))
+        for earlier, later in ((brain, figure), (brain, register), (register, predict)):
+            session.connect(earlier, "a", later, "a")
+        whole.add_nodes([session])
+    graph = whole._create_flat_graph()
+    order = [node.fullname for node in sorted(graph, key=ranks(graph).__getitem__)]
+    names = [name.split(".", 1)[1] for name in order]
+    assert {name.split(".")[0] for name in names[:4]} in ({"session_1"}, {"session_2"})
+    for part in (names[:4], names[4:]):
+        assert [name.split(".")[1] for name in part][:2] == ["brain", "register"]
+
+
+def test_a_part_that_is_missing_is_left_to_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ants", None)
+    assert importlib.reload(preloaded).PARTS[-1] == "ants"
