@@ -26,13 +26,11 @@ from skimage.measure import find_contours
 
 from bids_stroke.core.files import atomic_path
 from bids_stroke.core.geometry import bounding_box, to_ras, voxel_volume_mm3
+from bids_stroke.core.palette import ANATOMY, BACKGROUND, LESION, POSSIBLE, TEXT
 from bids_stroke.core.words import millilitres
 
 MIXED = ("coronal", "coronal", "sagittal", "sagittal")  # the widest row of a mosaic
 AXIS = {"sagittal": 0, "coronal": 1, "axial": 2}
-# Okabe and Ito's palette: orange, sky blue and yellow differ for every kind of colour vision.
-LESION, ANATOMY, POSSIBLE = "#E69F00", "#56B4E9", "#F0E442"
-BACKGROUND, TEXT = "#000000", "#f2f4f7"
 WIDTH = 1320  # pixels of a whole picture
 GAP, CAPTION, HEADING = 6, 30, 46
 MIN_WIDTH = 640
@@ -238,14 +236,15 @@ def _draw_panel(axes: Axes, panel: Panel, left: int, top: int) -> None:
         _write(axes, left + width / 2, top + height + 14, panel.caption, ha="center", fontsize=14)
 
 
-def _canvas(rows: Sequence[Row], note: str) -> tuple[Figure, Axes, NDArray[np.float32]]:
+def _canvas(rows: Sequence[Row], note: str) -> tuple[Figure, Axes, NDArray[np.uint8]]:
     """Empty dark figure of the size of all rows, one unit a pixel, and the pixels to fill."""
     width = max(*(_row_width(row) for row in rows), MIN_WIDTH)
     height = sum(_row_height(row) for row in rows) + GAP + HEADING * bool(note)
     figure = Figure(figsize=(width / 100, height / 100), dpi=100, facecolor=BACKGROUND)
     axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     axes.axis("off")
-    return figure, axes, np.zeros((height, width, 3), np.float32)
+    return figure, axes, np.zeros((height, width, 3), np.uint8)
 
 
 def _encoded(image: Image.Image) -> bytes:
@@ -290,13 +289,13 @@ def draw(rows: Sequence[Row], view: View, path: Path, note: str = "") -> Path:
         )
         for panel in row.panels:
             height, width = panel.pixels.shape[:2]
-            mosaic[top : top + height, left : left + width] = _rgb(panel.pixels)
+            mosaic[top : top + height, left : left + width] = _rgb(panel.pixels) * 255 + 0.5
             _draw_panel(axes, panel, left, top)
             left += width + GAP
         top = bottom
     if note:
         _write(axes, GAP, top + HEADING / 2, note)
-    axes.imshow(mosaic, interpolation="nearest", aspect="auto", zorder=-1)
+    figure.figimage(mosaic, zorder=-1)
     return _save(figure, Path(path))
 
 

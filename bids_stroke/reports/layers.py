@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from bids_stroke.bids.names import output_path
-from bids_stroke.core.figures import ANATOMY, LESION
 from bids_stroke.core.files import load_image
 from bids_stroke.core.geometry import bounding_box, voxel_volume_mm3
 from bids_stroke.core.lesions import components
+from bids_stroke.core.palette import ANATOMY, LESION
 from bids_stroke.reports.collect import Session
 from bids_stroke.reports.viewer import MAX_BYTES, Cut, Cuts, Volume, viewer_html
 
