@@ -6,6 +6,7 @@ import queue
 import signal
 import sys
 import threading
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -29,7 +30,7 @@ class Background:
     def __init__(self, loader: Any, workers: int) -> None:
         self._batches: queue.Queue[Any] = queue.Queue(READY)
         self._collector = threading.Thread(target=self._collect, daemon=True)
-        self._readers = [_start(loader) for _ in range(workers)]
+        self._workers, self._readers = zip(*[_start(loader) for _ in range(workers)], strict=True)
 
     def __next__(self) -> dict[str, Any]:
         """The next batch; raises TryAgain where a worker was killed, or what a worker raised."""
@@ -39,6 +40,15 @@ class Background:
         if isinstance(batch, Exception):
             raise batch
         return dict(batch)
+
+    def close(self) -> None:
+        """End the workers, and forget what they made."""
+        for worker in self._workers:
+            worker.kill()
+            worker.join()
+        while self._collector.is_alive():
+            with suppress(queue.Empty):
+                self._batches.get(timeout=0.1)
 
     def _collect(self) -> None:
         """Take batches from the workers, as many as there is room for."""
@@ -57,14 +67,15 @@ class Background:
                     return
 
 
-def _start(loader: Any) -> Connection:
-    """Fork a worker; returns where its batches can be read."""
+def _start(loader: Any) -> tuple[Any, Connection]:
+    """Fork a worker; returns it, and where its batches can be read."""
     context = multiprocessing.get_context("fork")
     reader, writer = context.Pipe(duplex=False)
     seed = int(np.random.randint(2**31))  # noqa: NPY002 - as the trainer seeded it
-    context.Process(target=_work, args=(loader, writer, seed), daemon=True).start()
+    worker = context.Process(target=_work, args=(loader, writer, seed), daemon=True)
+    worker.start()
     writer.close()  # so that the end of the worker is the end of the pipe
-    return reader
+    return worker, reader
 
 
 def _work(loader: Any, writer: Connection, seed: int) -> None:

@@ -100,10 +100,15 @@ class RunTrainer(RecipeTrainer):
 
     def run_training(self) -> None:
         """Train to the last epoch from wherever the run is; raises Stopped when asked to stop."""
-        self.on_train_start()
-        while self.current_epoch < self.num_epochs:
-            self._run_epoch()
-        self.on_train_end()
+        try:
+            self.on_train_start()
+            while self.current_epoch < self.num_epochs:
+                self._run_epoch()
+            self.on_train_end()
+        finally:
+            for loader in (self.dataloader_train, self.dataloader_val):
+                if isinstance(loader, Background):
+                    loader.close()
 
     def _run_epoch(self) -> None:
         done = len(self._outputs)

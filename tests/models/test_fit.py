@@ -233,6 +233,33 @@ def test_batches_of_workers_come_without_shared_memory(tmp_path):
     assert not any(Path(f"/proc/{child}").exists() for child in children)
 
 
+def test_a_gpu_that_is_full_is_told_and_the_run_goes_on_later(tmp_path, monkeypatch, capsys):
+    """A stand-in for CUDA's error, with workers in the background as a GPU has them."""
+    import torch
+
+    from bids_stroke.models.run_trainer import RunTrainer
+
+    recipe = tiny_recipe(schedule={"epochs": 1, "iterations": 3, "validation_iterations": 1})
+    job, file = prepare(tmp_path, recipe, cases=2)
+    fit.write_job(fit.Job(**{**read_json(file), "workers": 2}), file)
+    for key, value in job.places.environment().items():
+        monkeypatch.setenv(key, value)
+    step = RunTrainer.train_step
+
+    def full(trainer: RunTrainer, batch: dict) -> dict:
+        if trainer._iteration == 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return step(trainer, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunTrainer, "train_step", full)
+        assert fit.main([str(file)]) == 75
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "TryAgain: Memory ran out in training: give more, or a smaller patch or batch." in said
+    assert fit.main([str(file)]) == 0
+    assert len(list((job.places.validation / "fold_0").glob("*.nii.gz"))) == 1
+
+
 def test_an_estimate_is_written_and_leaves_no_run(tmp_path, monkeypatch):
     job, file = prepare(tmp_path, tiny_recipe(), cases=2)
     for key, value in job.places.environment().items():

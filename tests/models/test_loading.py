@@ -51,6 +51,16 @@ def test_a_worker_that_is_killed_is_told_and_not_waited_for():
             next(loader)
 
 
+@pytest.mark.parametrize("batches_before", [0, 1])
+def test_closed_workers_are_gone(batches_before):
+    loader = Background(batches(), 2)
+    for _ in range(batches_before):
+        next(loader)
+    loader.close()
+    assert not any(worker.is_alive() for worker in loader._workers)
+    assert not loader._collector.is_alive()
+
+
 def test_what_a_worker_raises_is_raised_here():
     def broken() -> Iterator[dict[str, Any]]:
         yield from []
