@@ -19,7 +19,22 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "dice_ce": {},
     "dice_bce": {"loss": {"name": "dice_bce"}, "schedule": {"ema": 0.9}},
     "deeply supervised": {"network": {"deep_supervision": True}},
+    "Tomita's network": {
+        "network": {
+            "class_name": "bids_stroke.models.networks.tomita.ResidualUNet3d",
+            "kwargs": {"features": [4, 8], "groups": 2},
+            "deep_supervision": False,
+        },
+    },
+    "batch normalisation": {
+        "network": {
+            "kwargs": {"norm_op": "torch.nn.modules.batchnorm.BatchNorm3d"},
+            "deep_supervision": False,
+        }
+    },
 }
+PART_ONLY = "batch normalisation"
+"""On a CPU it knows a rank's part of the batch only."""
 
 
 def recipe_of(variant: str) -> Recipe:
