@@ -100,6 +100,7 @@ class PatientMultiProcPlugin(MultiProcPlugin):
         self._log = str(worker_log or "")
         self._nodes: dict[int, Any] = {}
         self._ranks: dict[Any, int] = {}
+        self._state = (0, -1)
         self._sent_again: dict[int, Future[Any]] = {}
         super().__init__(plugin_args=plugin_args)
         self.pool.shutdown()
@@ -120,6 +121,13 @@ class PatientMultiProcPlugin(MultiProcPlugin):
 
     def _sort_jobs(self, jobids: Iterable[int], scheduler: str = "tsort") -> list[int]:
         return sorted(jobids, key=lambda job: self._ranks.get(self.procs[job], len(self._ranks)))
+
+    def _send_procs_to_workers(self, updatehash: bool = False, graph: Any = None) -> None:
+        """nipype looks for ready steps at every poll: only a finished one makes another ready."""
+        state = int(self.proc_done.sum()), len(self.pending_tasks)
+        if state != self._state:
+            super()._send_procs_to_workers(updatehash=updatehash, graph=graph)
+            self._state = state
 
     def _submit_job(self, node: Any, updatehash: bool = False) -> int:
         self._taskid += 1

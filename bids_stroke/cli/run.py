@@ -193,11 +193,10 @@ def run_participants(config: Config) -> int:
     """The participant level."""
     if config.execution.reports_only:
         return write_reports_only(config)
-    plan = make_plan(config)
     if config.execution.dry_run:
-        _print_plan(config, plan)
+        _print_plan(config, make_plan(config))
         return 0
-    with _environment(config), _claimed(config, plan) as plan, _quiet(config):
+    with _environment(config), _quiet(config), _claimed(config, make_plan(config)) as plan:
         return _run_plan(config, plan, start_logs(config))
 
 

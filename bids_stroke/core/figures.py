@@ -251,7 +251,7 @@ def _encoded(image: Image.Image) -> bytes:
     """WebP of at most 300 KB where that is possible without visible damage."""
     for quality in QUALITIES:
         buffer = BytesIO()
-        image.save(buffer, "WEBP", quality=quality, method=4)
+        image.save(buffer, "WEBP", quality=quality, method=2)  # 4: 4 % less, twice as long
         if buffer.tell() <= MAX_BYTES:
             break
     return buffer.getvalue()

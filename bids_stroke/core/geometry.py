@@ -149,6 +149,11 @@ def _inside(matrix: np.ndarray, shape: tuple[int, ...], source: tuple[int, ...])
     return mask
 
 
+def is_ras(affine: np.ndarray) -> bool:
+    """True when the axes run closest to right, anterior, superior: ``to_ras`` changes nothing."""
+    return bool((io_orientation(affine) == [[0, 1], [1, 1], [2, 1]]).all())
+
+
 def to_ras(data: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Turn the array so that its axes run closest to right, anterior, superior.
 

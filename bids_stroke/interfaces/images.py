@@ -50,7 +50,7 @@ class ConformImage(SimpleInterface):
             "dtype": image.dtype,
             "notes": list(image.notes),
         }
-        out = save_image(image.data, image.affine, cwd / "conformed.nii.gz", dtype=np.float32)
+        out = save_image(image.data, image.affine, cwd / "conformed.nii", dtype=np.float32)
         self._results["out_file"] = str(out)
         self._results["qc"] = str(write_json(cwd / "conform.json", record))
         return runtime
@@ -67,7 +67,11 @@ class _MaskedOutput(TraitedSpec):
 
 
 class Reorient(SimpleInterface):
-    """Turn an image, and its mask, so that their axes run right, anterior, superior."""
+    """Turn an image, and its mask, so that their axes run right, anterior, superior.
+
+    Files in which they do so already are passed on. A whole head is not compressed: of all images
+    in the work folder it would take the longest.
+    """
 
     input_spec = _MaskedInput
     output_spec = _MaskedOutput
@@ -76,11 +80,12 @@ class Reorient(SimpleInterface):
         cwd = Path(runtime.cwd)
         for field, dtype in (("file", np.float32), ("mask", np.uint8)):
             if path := getattr(self.inputs, f"in_{field}"):
-                data, grid = read(path)
-                out = save_image(
-                    *geometry.to_ras(data, grid.affine), cwd / f"ras_{field}.nii.gz", dtype=dtype
-                )
-                self._results[f"out_{field}"] = str(out)
+                self._results[f"out_{field}"] = path
+                if not geometry.is_ras(load_image(path).affine):
+                    data, grid = read(path)
+                    turned = geometry.to_ras(data, grid.affine)
+                    out = save_image(*turned, cwd / f"ras_{field}.nii", dtype=dtype)
+                    self._results[f"out_{field}"] = str(out)
         return runtime
 
 
