@@ -47,8 +47,12 @@ def test_the_fake_gpu_gets_every_session() -> None:
 
 def test_both_trainers_train_one_network() -> None:
     result = last_line("training")
+    assert len(result["parameters"]) == 4
     assert len(set(result["parameters"].values())) == 1
-    assert all(row["iterations a second"] > 0 for row in result["trainers"])
+    rows = result["trainers"] + result["programs"]
+    assert all(row["iterations a second"] > 0 for row in rows)
+    assert [row["program"] for row in result["programs"]] == ["nnUNetv2_train", "bids_stroke train"]
+    assert all(0 <= float(row["waiting for data"][:-1]) <= 100 for row in result["programs"])
 
 
 def test_ours_and_the_tools_in_sequence_find_the_same_lesions() -> None:
