@@ -14,7 +14,7 @@ from bids_stroke.bids import checks, description, ratings
 from bids_stroke.bids.layout import build_layout
 from bids_stroke.bids.masks import find_reference_masks
 from bids_stroke.bids.pairs import Pair, select
-from bids_stroke.cli import engine, parser, train, train_plan
+from bids_stroke.cli import engine, parser, train, train_plan, values
 from bids_stroke.core import splits
 from bids_stroke.core.conform import conform, load_labels, read_mask
 from bids_stroke.core.crashes import read_crash
@@ -180,7 +180,7 @@ READERS: dict[str, Reader] = {
         data.path("recipes", "default.toml").read_bytes(),
     ),
     "settings": Reader(_settings, "c.toml", SETTINGS),
-    "filters": Reader(lambda p: parser._filters(str(p)), "f.json", FILTERS),
+    "filters": Reader(lambda p: values.filters(str(p)), "f.json", FILTERS),
     "plugin": Reader(engine.read_plugin, "p.yml", b"plugin: Linear\nplugin_args: {n_procs: 2}\n"),
     "splits": Reader(_splits, "splits.json", SPLITS),
     "transform": Reader(

@@ -5,16 +5,15 @@ given ones: the order is default < ``--config-file`` < command line.
 """
 
 import argparse
-import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bids_stroke import __version__, config
+from bids_stroke.cli import values
 from bids_stroke.config import Config
-from bids_stroke.errors import InputMissing, UnknownLevel, UsageError
+from bids_stroke.errors import UsageError
 
 EXAMPLES = """\
 examples:
@@ -32,21 +31,6 @@ exit codes: 0 all done; 1 some participants failed; 2 usage; 16 input is not val
 
 For research use only: results are not for diagnosis or treatment.
 """
-
-FILTER_ENTITIES = {
-    "acq": "acquisition",
-    "ce": "ceagent",
-    "rec": "reconstruction",
-    "mod": "modality",
-    "ses": "session",
-    "dir": "direction",
-    "res": "resolution",
-}
-KNOWN_ENTITIES = frozenset(
-    {"session", "acquisition", "ceagent", "reconstruction", "direction", "run", "modality", "echo"}
-    | {"flip", "inv", "mt", "part", "chunk", "processing", "space", "resolution", "label", "desc"}
-    | {"suffix", "extension"}
-)
 
 
 def parse(argv: Sequence[str] | None = None) -> Config:
@@ -102,7 +86,7 @@ def _add_positionals(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "dataset.level",
         metavar=f"{{{','.join(config.LEVELS)}}}",
-        type=_level,
+        type=values.level,
         help="participant: segment each session; group: tables and a page of the whole cohort; "
         "train: make a model from sessions with reference masks",
     )
@@ -116,7 +100,7 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
         dest="dataset.participants",
         metavar="LABEL",
         nargs="+",
-        type=_label("sub-"),
+        type=values.label("sub-"),
         help="participants to take, with or without sub- (default: all)",
     )
     group.add_argument(
@@ -125,14 +109,14 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
         dest="dataset.sessions",
         metavar="LABEL",
         nargs="+",
-        type=_label("ses-"),
+        type=values.label("ses-"),
         help="sessions to take, with or without ses- (default: all)",
     )
     group.add_argument(
         "--bids-filter-file",
         dest="dataset.filters",
         metavar="FILE",
-        type=_filters,
+        type=values.filters,
         help="JSON file that narrows the choice of files by their entities, with the keys t1w, "
         'flair and mask; for example {"t1w": {"acquisition": "mprage"}, "flair": {"run": [1, 2]}}; '
         "null asks for files without the entity",
@@ -143,7 +127,7 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
         dest="dataset.derivatives",
         metavar="NAME=PATH",
         nargs="+",
-        action=_NamedPaths,
+        action=values.NamedPaths,
         help="folders of derivatives to use (repeatable): brain masks for the participant level, "
         "reference lesion masks for the group level; for example -d fmriprep=/data/fmriprep",
     )
@@ -192,21 +176,21 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         dest="model.ensemble_weights",
         metavar="W",
         nargs="+",
-        type=_number(0),
+        type=values.number(0),
         help="weights of the models in the mean, in the order of --model (default: equal)",
     )
     group.add_argument(
         "--agreement-window",
         dest="model.agreement_window",
         metavar="VOXELS",
-        type=_whole(1),
+        type=values.whole(1),
         help="side of the window of --ensemble window (default: 2)",
     )
     group.add_argument(
         "--agreement-share",
         dest="model.agreement_share",
         metavar="T",
-        type=_number(0, 1),
+        type=values.number(0, 1),
         help="share of agreed voxels, among marked ones, that a window must exceed (default: .75)",
     )
     group.add_argument(
@@ -222,7 +206,7 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         dest="model.folds",
         metavar="N",
         nargs="+",
-        type=_fold,
+        type=values.fold,
         help="folds of the model to average, for example 0 1 2 (default: the model's own); train "
         "level: folds to train (default: the recipe's)",
     )
@@ -244,14 +228,14 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         "--threshold",
         dest="model.threshold",
         metavar="P",
-        type=_number(0, 1, exclusive=True),
+        type=values.number(0, 1, exclusive=True),
         help="probability from which a voxel is lesion (default: the model's own)",
     )
     group.add_argument(
         "--min-lesion-volume",
         dest="model.min_lesion_volume",
         metavar="MM3",
-        type=_number(0),
+        type=values.number(0),
         help="smaller lesions are dropped, in mm3 (default: the model's own)",
     )
 
@@ -289,7 +273,7 @@ def _add_processing(group: argparse._ArgumentGroup) -> None:
         dest="processing.atlases",
         metavar="NAME=FILE",
         nargs="+",
-        action=_NamedPaths,
+        action=values.NamedPaths,
         help="atlases in MNI space (repeatable): labels or probability maps in NIfTI with a TSV "
         "of index and name beside them; those named lobe, region, super_region, territory and "
         "tract take that place in the tables",
@@ -298,7 +282,7 @@ def _add_processing(group: argparse._ArgumentGroup) -> None:
         "--atlas-threshold",
         dest="processing.atlas_threshold",
         metavar="P",
-        type=_number(0, 1, exclusive=True),
+        type=values.number(0, 1, exclusive=True),
         help="probability from which on a voxel belongs to a region of a probabilistic atlas "
         "(default: 0.25)",
     )
@@ -307,7 +291,7 @@ def _add_processing(group: argparse._ArgumentGroup) -> None:
         dest="processing.tract_cutoffs",
         metavar="ML",
         nargs=2,
-        type=_number(0),
+        type=values.number(0),
         help="weighted lesion load of the corticospinal tract, in millilitres, from which on "
         "severity is medium, and large (default: 2 7)",
     )
@@ -315,7 +299,7 @@ def _add_processing(group: argparse._ArgumentGroup) -> None:
         "--random-seed",
         dest="processing.random_seed",
         metavar="N",
-        type=_whole(0),
+        type=values.whole(0),
         help="seed of everything that draws random numbers (default: 1)",
     )
     group.add_argument(
@@ -337,7 +321,7 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
         "--name",
         dest="training.name",
         metavar="NAME",
-        type=_model_name,
+        type=values.model_name,
         help="name of the new model (default: the recipe's)",
     )
     group.add_argument(
@@ -354,7 +338,7 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
             f"--{flag}",
             dest=f"training.{flag}",
             metavar="N",
-            type=_whole(1),
+            type=values.whole(1),
             help=f"{what} (default: the recipe's)",
         )
     group.add_argument(
@@ -386,7 +370,7 @@ def _add_group_level(group: argparse._ArgumentGroup) -> None:
         dest="group.compare",
         metavar="NAME=PATH",
         nargs="+",
-        action=_NamedPaths,
+        action=values.NamedPaths,
         help="other output folders of this program (another model, other settings) to compare with "
         "OUTPUT_DIR, which is called 'this'; repeatable",
     )
@@ -408,7 +392,7 @@ def _add_group_level(group: argparse._ArgumentGroup) -> None:
         "--bootstraps",
         dest="group.bootstraps",
         metavar="N",
-        type=_whole(100),
+        type=values.whole(100),
         help="resamples of participants for each interval (default: 1000)",
     )
     group.add_argument(
@@ -443,14 +427,14 @@ def _add_resources(group: argparse._ArgumentGroup) -> None:
         "--n-procs",
         dest="execution.nprocs",
         metavar="N",
-        type=_whole(1),
+        type=values.whole(1),
         help="processor cores to use in all (default: all that this process may use)",
     )
     group.add_argument(
         "--omp-nthreads",
         dest="execution.omp_nthreads",
         metavar="N",
-        type=_whole(1),
+        type=values.whole(1),
         help="cores that one step may use (default: all but one, at most 8)",
     )
     group.add_argument(
@@ -458,28 +442,28 @@ def _add_resources(group: argparse._ArgumentGroup) -> None:
         "--mem-gb",
         dest="execution.memory_gb",
         metavar="GB",
-        type=_number(0, exclusive=True),
+        type=values.number(0, exclusive=True),
         help="memory to plan with, in GB (default: what the machine has)",
     )
     group.add_argument(
         "--device",
         dest="execution.device",
         metavar="auto|cpu|cuda|cuda:N|mps",
-        type=_device,
+        type=values.device,
         help="where networks run (default: auto, a GPU where there is one)",
     )
     group.add_argument(
         "--gpu-slots",
         dest="execution.gpu_slots",
         metavar="N",
-        type=_whole(1),
+        type=values.whole(1),
         help="steps that may use the GPU at once (default: 1)",
     )
     group.add_argument(
         "--gpus-per-fold",
         dest="execution.gpus_per_fold",
         metavar="N",
-        type=_whole(1),
+        type=values.whole(1),
         help="train level: GPUs that divide the batches of one fold, as -num_gpus of nnU-Net does; "
         "on a CPU that many processes (default: 1)",
     )
@@ -536,116 +520,6 @@ MODES = (
     ("--stop-on-first-crash", "stop_on_first_crash", "stop everything at the first failure"),
     ("--resource-monitor", "resource_monitor", "record memory and processor use of each step"),
 )
-
-
-class _NamedPaths(argparse.Action):
-    """Collect NAME=PATH values of a repeatable flag into a dictionary."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        collected = dict(getattr(namespace, self.dest, {}))
-        for value in values:
-            name, equals, path = value.partition("=")
-            if not equals or not path or not re.fullmatch(r"[a-zA-Z0-9_.-]+", name):
-                parser.error(f"argument {option_string}: '{value}' is not NAME=PATH")
-            if name in (*collected, "raw", config.THIS_RUN):
-                parser.error(f"argument {option_string}: the name '{name}' is taken already")
-            collected[name] = Path(path)
-        setattr(namespace, self.dest, collected)
-
-
-def _level(text: str) -> str:
-    if text not in config.LEVELS:
-        levels = ", ".join(config.LEVELS)
-        raise UnknownLevel(f"There is no analysis level '{text}': there are {levels}.")
-    return text
-
-
-def _label(prefix: str) -> Any:
-    def convert(text: str) -> str:
-        label = text.removeprefix(prefix)
-        if not re.fullmatch(r"[a-zA-Z0-9+]+", label):
-            raise argparse.ArgumentTypeError(f"'{text}' is no label: letters and digits only")
-        return label
-
-    return convert
-
-
-def _model_name(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", text) or text.endswith(".toml"):
-        raise argparse.ArgumentTypeError(f"'{text}' is no name: letters, digits, dots, - and _")
-    return text
-
-
-def _fold(text: str) -> int | str:
-    if text != "all" and not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"'{text}' is neither a number nor 'all'")
-    return text if text == "all" else int(text)
-
-
-def _device(text: str) -> str:
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
-        raise argparse.ArgumentTypeError(f"'{text}' is none of auto, cpu, cuda, cuda:N, mps")
-    return text
-
-
-def _whole(lowest: int) -> Any:
-    def convert(text: str) -> int:
-        if not text.isdecimal() or int(text) < lowest:
-            raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from {lowest}")
-        return int(text)
-
-    return convert
-
-
-def _number(low: float, high: float = float("inf"), *, exclusive: bool = False) -> Any:
-    def convert(text: str) -> float:
-        value = float(text)
-        if not (low < value < high if exclusive else low <= value < high):
-            raise argparse.ArgumentTypeError(f"{text} is not between {low} and {high}")
-        return value
-
-    return convert
-
-
-def _filters(text: str) -> dict[str, dict[str, Any]]:
-    """Content of a filter file, with long entity names and without null (TOML has none)."""
-    path = Path(text)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputMissing(f"The filter file {path} can't be read: {error}.") from error
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"The filter file {path} is not valid JSON: {error}.") from error
-    if not isinstance(content, dict):
-        raise UsageError(f"The filter file {path} must hold an object with t1w, flair or mask.")
-    return {key: _filter(key, entities, path) for key, entities in content.items()}
-
-
-def _filter(key: str, entities: Any, path: Path) -> dict[str, Any]:
-    if key not in config.FILTER_KEYS:
-        raise UsageError(f"Key '{key}' of {path} is unknown: use {', '.join(config.FILTER_KEYS)}.")
-    if not isinstance(entities, dict):
-        raise UsageError(f"'{key}' in {path} must be an object of entities and their values.")
-    named = {FILTER_ENTITIES.get(str(k), str(k)): value for k, value in entities.items()}
-    if unknown := sorted(set(named) - KNOWN_ENTITIES):
-        raise UsageError(f"Entity '{unknown[0]}' of '{key}' in {path} is unknown to BIDS.")
-    return {name: _filter_value(value, path) for name, value in named.items()}
-
-
-def _filter_value(value: Any, path: Path) -> Any:
-    if isinstance(value, list):
-        return [_filter_value(item, path) for item in value]
-    if value is None or value == "Query.NONE":
-        return ""
-    if not isinstance(value, (str, int)) or isinstance(value, bool):
-        raise UsageError(f"A value in {path} must be text, a number, null or a list of these.")
-    return "*" if value == "Query.ANY" else str(value)
 
 
 def _merged(
