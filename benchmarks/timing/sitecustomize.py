@@ -1,8 +1,8 @@
 """Timing of a training from within, for any program that trains by a trainer of nnU-Net.
 
 Python imports this at its start where the folder is in PYTHONPATH. It does nothing but let the
-trainer look at the clock around each batch, cut the iterations of an epoch to ``TIMED_ITERATIONS``,
-take ``TIMED_THREADS``, and write ``TIMED_FILE`` at the end. nnU-Net's prediction of whole validation
+trainer look at the clock around each batch, cut an epoch to ``TIMED_ITERATIONS``, take
+``TIMED_THREADS``, and write ``TIMED_FILE`` at the end. nnU-Net's prediction of whole validation
 cases is left out: ours has another.
 """
 
