@@ -100,7 +100,7 @@ class PatientMultiProcPlugin(MultiProcPlugin):
         self._log = str(worker_log or "")
         self._nodes: dict[int, Any] = {}
         self._ranks: dict[Any, int] = {}
-        self._state = (0, -1)
+        self._state = (0, -1, 0)
         self._sent_again: dict[int, Future[Any]] = {}
         super().__init__(plugin_args=plugin_args)
         self.pool.shutdown()
@@ -123,8 +123,11 @@ class PatientMultiProcPlugin(MultiProcPlugin):
         return sorted(jobids, key=lambda job: self._ranks.get(self.procs[job], len(self._ranks)))
 
     def _send_procs_to_workers(self, updatehash: bool = False, graph: Any = None) -> None:
-        """nipype looks for ready steps at every poll: only a finished one makes another ready."""
-        state = int(self.proc_done.sum()), len(self.pending_tasks)
+        """nipype looks for ready steps at every poll: only a finished one makes another ready.
+
+        Or one for several inputs, which becomes as many steps when its turn comes.
+        """
+        state = int(self.proc_done.sum()), len(self.pending_tasks), len(self.procs)
         if state != self._state:
             super()._send_procs_to_workers(updatehash=updatehash, graph=graph)
             self._state = state

@@ -6,11 +6,19 @@ import sys
 from pathlib import Path
 
 import pytest
-from nipype import Node, Workflow
-from nipype.interfaces.utility import IdentityInterface
+from nipype import MapNode, Node, Workflow
+from nipype.interfaces.utility import Function, IdentityInterface
 
 from bids_stroke.cli import preloaded
-from bids_stroke.cli.engine import log_to, ranks, run_step, stop_logging
+from bids_stroke.cli.engine import (
+    configure,
+    log_to,
+    ranks,
+    run_step,
+    run_workflow,
+    stop_logging,
+)
+from bids_stroke.config import Execution
 from bids_stroke.interfaces.bids import DerivativeSink
 
 
@@ -51,6 +59,35 @@ def test_what_most_steps_wait_for_goes_first_and_sessions_stay_together() -> Non
     assert {name.split(".")[0] for name in names[:4]} in ({"session_1"}, {"session_2"})
     for part in (names[:4], names[4:]):
         assert [name.split(".")[1] for name in part][:2] == ["brain", "register"]
+
+
+def _numbers(x: int):  # type: ignore[no-untyped-def] # nipype writes it anew, without imports
+    return [x, 2 * x, 3 * x]
+
+
+def _one_more(x: int):  # type: ignore[no-untyped-def]
+    return x + 1
+
+
+def _total(x):  # type: ignore[no-untyped-def]
+    return sum(x)
+
+
+def test_a_step_of_several_inputs_is_waited_for(tmp_path: Path) -> None:
+    """It becomes several steps when its turn comes, while nothing runs and nothing has ended."""
+    workflow = Workflow("several", base_dir=str(tmp_path))
+    first = Node(Function(["x"], ["y"], _numbers), "first")
+    each = MapNode(Function(["x"], ["y"], _one_more), ["x"], "each")
+    last = Node(Function(["x"], ["y"], _total), "last")
+    first.inputs.x = 1
+    workflow.connect([(first, each, [("y", "x")]), (each, last, [("y", "x")])])
+    execution = Execution(nprocs=1, work_dir=tmp_path)
+    configure(execution, tmp_path, 1)
+    try:
+        assert run_workflow(workflow, execution, lambda *_: None, tmp_path) is None
+    finally:
+        stop_logging()
+    assert "9" in next(tmp_path.glob("several/last/_report/report.rst")).read_text()
 
 
 def test_a_part_that_is_missing_is_left_to_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
