@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -14,19 +15,20 @@ from bids_stroke.errors import TryAgain
 from bids_stroke.models.loading import Background
 
 
-def batches(label: Any = None) -> Iterator[dict[str, Any]]:
+def batches() -> Iterator[dict[str, Any]]:
     """Endless noise, with the process that made it."""
     while True:
         data = torch.from_numpy(np.random.normal(size=(2, 1, 4, 4, 4)))  # noqa: NPY002
-        target = label or [torch.full((2, 1), os.getpid()), torch.rand(2, 1)]
+        target = [torch.full((2, 1), os.getpid()), torch.rand(2, 1)]
         yield {"data": data, "target": target, "keys": ["a", "b"]}
 
 
-def test_batches_are_arrays_of_several_processes_and_all_differ():
+def test_batches_are_arrays_of_other_processes_and_all_differ():
     np.random.seed(1)  # noqa: NPY002 - what the loaders of nnU-Net draw from
-    loader = Background(batches(), 2)
-    found = [next(loader) for _ in range(12)]
+    with closing(Background(batches(), 2)) as loader:
+        found = [next(loader) for _ in range(12)]
     assert all(set(one) == {"data", "target"} for one in found)
+    assert all(isinstance(one["data"], np.ndarray) for one in found)
     assert len({one["data"].tobytes() for one in found}) == 12
     assert len({one["target"][1].tobytes() for one in found}) == 12
     assert os.getpid() not in {int(one["target"][0][0, 0]) for one in found}
@@ -36,25 +38,25 @@ def test_one_worker_makes_the_same_batches_again():
     runs = []
     for _ in range(2):
         np.random.seed(1)  # noqa: NPY002
-        loader = Background(batches(), 1)
-        runs.append([next(loader)["data"].tobytes() for _ in range(4)])
+        with closing(Background(batches(), 1)) as loader:
+            runs.append([next(loader)["data"].tobytes() for _ in range(4)])
     assert runs[0] == runs[1]
 
 
 def test_a_worker_that_is_killed_is_told_and_not_waited_for():
-    loader = Background(batches(), 2)
-    worker = int(next(loader)["target"][0][0, 0])
-    time.sleep(0.5)  # it is in the middle of its next batch, which waits for room
-    os.kill(worker, signal.SIGKILL)
-    with pytest.raises(TryAgain, match="was killed"):
-        for _ in range(1000):
-            next(loader)
+    with closing(Background(batches(), 2)) as loader:
+        worker = int(next(loader)["target"][0][0, 0])
+        time.sleep(0.5)  # it is in the middle of its next batch, which waits for room
+        os.kill(worker, signal.SIGKILL)
+        with pytest.raises(TryAgain, match="was killed"):
+            for _ in range(1000):
+                next(loader)
 
 
-@pytest.mark.parametrize("batches_before", [0, 1])
-def test_closed_workers_are_gone(batches_before):
+@pytest.mark.parametrize("before", [0, 1])
+def test_closed_workers_are_gone(before):
     loader = Background(batches(), 2)
-    for _ in range(batches_before):
+    for _ in range(before):
         next(loader)
     loader.close()
     assert not any(worker.is_alive() for worker in loader._workers)
@@ -66,5 +68,8 @@ def test_what_a_worker_raises_is_raised_here():
         yield from []
         raise ValueError("an array is broken")
 
-    with pytest.raises(ValueError, match="an array is broken"):
-        next(Background(broken(), 1))
+    with (
+        closing(Background(broken(), 1)) as loader,
+        pytest.raises(ValueError, match="an array is broken"),
+    ):
+        next(loader)
