@@ -45,7 +45,7 @@ SHALLOW = {
     "n_conv_per_stage": [1, 1, 1, 1],
     "n_conv_per_stage_decoder": [1, 1, 1],
 }
-NO_DROPOUT = {"dropout_op_kwargs": {"p": 0.0}}  # so narrow a network does not learn with it
+NO_DROPOUT = {"dropout_op_kwargs": {"p": 0.0}}  # few steps of a narrow network
 FEATURES = [8, 16, 32, 64, 64]
 POINTS = (0, 25, 50, 100, 150, 200)
 BASE = "T1w model"
@@ -144,8 +144,7 @@ def train(run: Run, cohort: Cohort, folder: Path, start: Path | None, seed: int)
     with environment(job.places.environment()):
         previous = None
         for stage in recipe.stages[:-1]:
-            final = fit.train_stage(job, recipe, stage, previous)
-            previous = final
+            previous = fit.train_stage(job, recipe, stage, previous)
         trainer, curve = last_stage(job, recipe, previous)
     pack(recipe, trainer, folder)
     if run.name in MEMBERS:
