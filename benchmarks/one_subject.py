@@ -1,14 +1,16 @@
 """One session from its images to masks: ours against the tools, one after the other, by hand.
 
-    python benchmarks/one_subject.py [--quick] [--bids DIR ...] [--repeats N]
+    python benchmarks/one_subject.py [--quick] [--bids DIR ...] [--repeats N] [--bf16] [--full-size]
 
 ``--bids`` names datasets of one session each with a T1w and a FLAIR; without it, and with
 ``--quick``, the session is a synthetic head of ``bids_stroke-demo`` with known lesions. The other
 side is what a user would chain, each step in a process: deepbet, ANTsPy's N4 and rigid registration
 by their defaults, z-scores, ``nnUNetv2_predict_from_modelfolder``, threshold and small components,
-and the mask brought to the FLAIR. Weights, threshold and least volume are the same. Clock and
-processor time stand side by side, because only the latter is steady on a shared machine. The last
-line is one JSON object.
+and the mask brought to the FLAIR. Weights, threshold and least volume are the same. ``--bf16`` adds
+a third runner, ours with ``--precision bf16``; ``--full-size`` takes nnU-Net's full-size network
+with seeded random weights in place of the embedded model, for its time: its masks mean nothing.
+Clock and processor time stand side by side, because only the latter is steady on a shared machine.
+The last line is one JSON object.
 """
 
 import argparse
@@ -26,7 +28,8 @@ from measuring import bids_stroke, describe, dice, finish, print_table, run_pyth
 
 from bids_stroke import data
 
-MODEL = data.path("models/embedded")
+MODEL = data.path("models/embedded.toml")
+TOOLS = "tools in sequence"
 THRESHOLD, MIN_MM3 = 0.3, 20.0  # of data/models/embedded.toml
 
 MAKE = """
@@ -79,7 +82,14 @@ ants.image_write(moved, sys.argv[8])
 """
 
 
-def chained(t1w: Path, flair: Path, folder: Path) -> Path:
+def full_size(folder: Path) -> Path:
+    """Descriptor of nnU-Net's full-size network with random weights."""
+    from predict import CASES, seeded_model
+
+    return seeded_model(CASES["full size"], folder)
+
+
+def chained(t1w: Path, flair: Path, folder: Path, model: Path) -> Path:
     """Run the tools one after the other; returns the mask on the grid of the T1w."""
     folder.mkdir(parents=True, exist_ok=True)
     network, found = folder / "network", folder / "found"
@@ -97,7 +107,8 @@ def chained(t1w: Path, flair: Path, folder: Path) -> Path:
     for channel, image in enumerate((folder / "t1w_n4.nii.gz", moved)):
         run_python(["-c", SCALE, image, mask, network / f"case_{channel:04d}.nii.gz"])
     run_python(
-        ["-c", PREDICT, "-i", network, "-o", found, "-m", MODEL, "-f", "0", "-device", "cpu"]
+        ["-c", PREDICT, "-i", network, "-o", found, "-m", model.with_name("embedded")]
+        + ["-f", "0", "-device", "cpu"]
         + ["--disable_tta", "--save_probabilities", "-npp", "1", "-nps", "1"]
     )
     result = folder / "lesions_t1w.nii.gz"
@@ -108,11 +119,12 @@ def chained(t1w: Path, flair: Path, folder: Path) -> Path:
     return result
 
 
-def ours(bids: Path, folder: Path) -> None:
+def ours(bids: Path, folder: Path, model: Path, precision: str, threads: int) -> None:
     """Run our program without anything kept from a run before."""
     bids_stroke(
         [bids, folder / "out", "participant", "-w", folder / "work", "--clean-workdir"]
-        + ["--model", "embedded", "--skip-bids-validation", "--nprocs", "2", "--omp-nthreads", "1"]
+        + ["--model", model, "--precision", precision, "--skip-bids-validation"]
+        + ["--nprocs", "2", "--omp-nthreads", str(threads)]
     )
 
 
@@ -124,16 +136,19 @@ def synthetic(root: Path, *flags: str) -> Path:
     return root / "one"
 
 
-def compare(bids: Path, folder: Path, repeats: int) -> dict[str, Any]:
-    """Costs of both sides, their ratios, and how equal the masks are."""
+def compare(
+    bids: Path, folder: Path, repeats: int, model: Path, precisions: Sequence[str]
+) -> dict[str, Any]:
+    """Costs of both sides, their ratios, and how equal the masks are to those of the tools."""
     (t1w,), (flair,) = (sorted(bids.rglob(f"sub-*_{s}.nii.gz")) for s in ("T1w", "FLAIR"))
-    runners = {
-        "tools in sequence": partial(chained, t1w, flair, folder / "tools"),
-        "ours": partial(ours, bids, folder / "ours"),
-    }
+    runners = {TOOLS: partial(chained, t1w, flair, folder / "tools", model)}
+    threads = 1 if model == MODEL else 2  # of a step: a large network is better off with both
+    for precision in precisions:
+        where = folder / precision
+        runners[f"ours, {precision}"] = partial(ours, bids, where, model, precision, threads)
     costs = taking_turns(runners, repeats)
     print(f"\n## {bids.name}\n")
-    first = costs["tools in sequence"]
+    first = costs[TOOLS]
     rows = [
         {
             "runner": name,
@@ -144,22 +159,25 @@ def compare(bids: Path, folder: Path, repeats: int) -> dict[str, Any]:
         for name, cost in costs.items()
     ]
     print_table(rows)
-    equal = _agreement(folder)
-    print(f"\nDice of the masks on the T1w's grid: {equal['dice']}, voxels {equal['voxels']}")
+    equal = _agreement(folder, precisions)
+    print(f"\nDice to the tools' mask on the T1w's grid: {equal['dice']}, voxels {equal['voxels']}")
     return {"runners": rows, **equal}
 
 
-def _agreement(folder: Path) -> dict[str, Any]:
-    """Dice of both masks, after axes are put into one order."""
-    (mask,) = (folder / "ours" / "out").rglob("*_space-T1w_label-L_desc-stroke_mask.nii.gz")
-    both = [mask, folder / "tools" / "lesions_t1w.nii.gz"]
-    turned = []
-    for number, path in enumerate(both):
+def _agreement(folder: Path, precisions: Sequence[str]) -> dict[str, Any]:
+    """Voxels of all masks, and the Dice of ours to that of the tools, with axes in one order."""
+    masks = {TOOLS: folder / "tools" / "lesions_t1w.nii.gz"}
+    for precision in precisions:
+        (masks[precision],) = (folder / precision / "out").rglob(
+            "*_space-T1w_label-L_desc-stroke_mask.nii.gz"
+        )
+    voxels = {}
+    for name, path in masks.items():
         image = nib.as_closest_canonical(nib.load(path))
-        turned.append(folder / f"turned_{number}.nii.gz")
-        nib.save(image, turned[-1])
-    voxels = [int(np.count_nonzero(nib.load(path).dataobj)) for path in turned]
-    return {"dice": dice(*turned), "voxels": voxels}
+        masks[name] = folder / f"turned_{name}.nii.gz"
+        nib.save(image, masks[name])
+        voxels[name] = int(np.count_nonzero(image.dataobj))
+    return {"dice": {p: dice(masks[p], masks[TOOLS]) for p in precisions}, "voxels": voxels}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -168,14 +186,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="a synthetic head, once")
     parser.add_argument("--bids", type=Path, nargs="+", default=[])
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--bf16", action="store_true", help="run ours in bf16 as well")
+    parser.add_argument("--full-size", action="store_true", help="a network of 31 M parameters")
     asked = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         datasets = [] if asked.quick else asked.bids
         sessions = [path.resolve() for path in datasets] or [synthetic(folder / "head")]
         repeats = 1 if asked.quick else asked.repeats
+        model = full_size(folder / "model") if asked.full_size else MODEL
+        precisions = ["fp32", "bf16"] if asked.bf16 else ["fp32"]
         cases = {
-            bids.name: compare(bids, folder / f"case_{number}", repeats)
+            bids.name: compare(bids, folder / f"case_{number}", repeats, model, precisions)
             for number, bids in enumerate(sessions)
         }
     finish({"cases": cases})

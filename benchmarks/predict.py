@@ -123,6 +123,8 @@ def seeded_model(case: Case, folder: Path) -> Path:
     checkpoint = {
         "network_weights": network.state_dict(),
         "init_args": {"configuration": "3d_fullres"},
+        "trainer_name": "nnUNetTrainer",
+        "inference_allowed_mirroring_axes": (0, 1, 2),
     }
     torch.save(checkpoint, model / "fold_0" / "checkpoint_final.pth")
     text = data.path("models", "embedded.toml").read_text().partition("[[files]]")[0]
