@@ -79,7 +79,7 @@ def trained(root: Path, job: fit.Job, recipe: Recipe) -> descriptor.Descriptor:
     with pytest.MonkeyPatch.context() as patch:
         for key, value in job.places.environment().items():  # as a process of its own has them
             patch.setenv(key, value)
-        fit.run(job)
+        fit.run(job, root / "job.json")
     own = recipe.of_stage(recipe.stages[-1])
     facts = packing.Facts(name="small", training_data="balls", synthetic=True)
     point = OperatingPoint(threshold=0.5, min_volume_mm3=0.0)
