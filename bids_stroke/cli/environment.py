@@ -25,7 +25,18 @@ STEPS_FOLDER = "bids_stroke_steps"
 ENVIRONMENT_FOLDER = "bids_stroke_environment"
 OWN_FOLDERS = (f"{STEPS_FOLDER}-*", ENVIRONMENT_FOLDER)
 """Folders of ours in the work folder: only they are removed by ``--clean-workdir``."""
-NUMERICS = ("torch", "nnunetv2", "antspyx", "numpy", "scipy", "nibabel", "deepbet", "HD_BET")
+NUMERICS = (
+    "torch",
+    "openvino",
+    "nnunetv2",
+    "antspyx",
+    "SimpleITK",
+    "numpy",
+    "scipy",
+    "nibabel",
+    "deepbet",
+    "HD_BET",
+)
 """Packages whose version changes results."""
 
 
