@@ -128,17 +128,19 @@ class _Executed(nn.Module):
     def __init__(self, network: nn.Module, side: int, device: str) -> None:
         super().__init__()
         self.network = network.to(device)  # deepbet asks it for the device
-        self._run = executor(
+        self._executor = executor(
             network,
             (1, side, side, side),
             device=device,
             precision="fp32",
             threads=torch.get_num_threads(),
-        ).run
+        )
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Probabilities [1, class, x, y, z] of an image [1, 1, x, y, z]."""
-        return self._run(image)
+        found = self._executor.run(image)
+        self._executor.release()  # .4 GB for a head, which other steps of the worker may want
+        return found
 
 
 @lru_cache(maxsize=1)

@@ -35,7 +35,8 @@ class Executor:
     """A network that is ready to run.
 
     ``run`` takes float32 windows [n, channel, ...] on ``device`` and gives float32 outputs
-    [n, class, ...] there; ``batch`` is how many at once are best.
+    [n, class, ...] there; ``batch`` is how many at once are best; ``release`` gives back the memory
+    that a run keeps for the next.
     """
 
     run: Callable[[torch.Tensor], torch.Tensor]
@@ -43,6 +44,7 @@ class Executor:
     precision: str
     device: torch.device
     batch: int = 1
+    release: Callable[[], object] = lambda: None
 
 
 class CannotConvert(Exception):
@@ -154,14 +156,14 @@ def _openvino(network: nn.Module, shape: tuple[int, ...], precision: str, thread
         raise CannotConvert(f"it has no bf16 on this processor ({platform.machine()})")
     try:
         example, expected, model = _converted(network, shape)
-        _check(_compiled(model, example.shape, precision, threads), example, expected, precision)
-        run = _compiled(model, (1, *shape), precision, threads)
+        _check(_compiled(model, example.shape, precision, threads)[0], example, expected, precision)
+        run, release = _compiled(model, (1, *shape), precision, threads)
     except (RuntimeError, TypeError, ValueError, AttributeError, KeyError) as error:
         raise CannotConvert(
             f"it can't take {type(network).__name__} ({_first_line(error)})"
         ) from error
     name = f"OpenVINO {metadata.version('openvino')}"
-    return Executor(run, name, precision, torch.device("cpu"))
+    return Executor(run, name, precision, torch.device("cpu"), release=release)
 
 
 def _first_line(error: Exception) -> str:
@@ -240,8 +242,8 @@ def _quiet() -> Iterator[None]:
 
 def _compiled(
     model: Any, shape: Sequence[int], precision: str, threads: int
-) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The model, compiled for windows [1, channel, ...], as a function of batches of them."""
+) -> tuple[Callable[[torch.Tensor], torch.Tensor], Callable[[], object]]:
+    """The model, compiled for windows [1, channel, ...]: ``run`` and ``release`` of an executor."""
     model = model.clone()
     model.reshape({model.inputs[0]: list(shape)})
     _exact_norms(model)
@@ -252,7 +254,8 @@ def _compiled(
         "PERFORMANCE_HINT": "LATENCY",
         "ENABLE_CPU_PINNING": False,  # other workers share the cores
     }
-    request = _core().compile_model(model, "CPU", settings).create_infer_request()
+    compiled = _core().compile_model(model, "CPU", settings)
+    request = compiled.create_infer_request()
 
     def run(windows: torch.Tensor) -> torch.Tensor:
         outputs = [
@@ -261,7 +264,7 @@ def _compiled(
         ]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
-    return run
+    return run, compiled.release_memory
 
 
 def _check(

@@ -211,3 +211,12 @@ def test_the_smallest_part_comes_first_and_the_whole_last() -> None:
     parts = list(executors._parts((2, 64, 80, 20)))
     assert parts[0] == (2, 16, 16, 16) and parts[-1] == (2, 64, 80, 20)
     assert list(executors._parts((1, 16, 12))) == [(1, 16, 12)]
+
+
+@needs_openvino
+def test_a_released_executor_runs_again() -> None:
+    run = executors.executor(unet(), (2, 24, 24, 24))
+    windows = torch.randn(1, 2, 24, 24, 24, generator=torch.Generator().manual_seed(4))
+    first = run.run(windows)
+    run.release()
+    assert torch.equal(first, run.run(windows))
