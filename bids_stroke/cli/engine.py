@@ -1,6 +1,5 @@
 """The nipype engine: its settings, and a process pool that outlives a worker's death."""
 
-import ctypes
 import gc
 import logging
 import multiprocessing
@@ -27,13 +26,13 @@ from bids_stroke.cli.environment import start_fork_server
 from bids_stroke.cli.limits import limit_gb
 from bids_stroke.cli.schedulers import check_scheduler, patient
 from bids_stroke.config import Execution
+from bids_stroke.core.processes import die_with_parent
 from bids_stroke.errors import InputMissing, TryAgain, UsageError
 
 KILLED = (
     "A worker process was killed while it ran this step, most likely because memory ran out: "
     "give more memory, or lower --nprocs or --mem."
 )
-_PR_SET_PDEATHSIG = 1
 
 
 def start_worker(folder: str, log: str, environ: dict[str, str], monitor: bool) -> None:
@@ -56,8 +55,7 @@ def _end_with_the_run() -> None:
 
     A worker that outlives its run would go on to write where the next run works.
     """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_die_with, args=(parent.sentinel,), daemon=True).start()

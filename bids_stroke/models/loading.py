@@ -1,10 +1,8 @@
 """Batches that other processes load and augment, through pipes: they take no shared memory."""
 
-import ctypes
 import multiprocessing
 import queue
 import signal
-import sys
 import threading
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
@@ -13,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from bids_stroke.core.processes import die_with_parent
 from bids_stroke.errors import TryAgain
 
 READY = 2
 """Batches that lie ready in the training process; each worker holds one more."""
-_PR_SET_PDEATHSIG = 1
 
 
 class Background:
@@ -80,8 +78,7 @@ def _start(loader: Any) -> tuple[Any, Connection]:
 
 def _work(loader: Any, writer: Connection, seed: int) -> None:
     """Send batches until the training ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)  # threads of a forked process would wait for ever
     torch.manual_seed(seed)
