@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from bids_stroke.bids.names import output_path
 from bids_stroke.bids.pairs import Pair
@@ -37,19 +38,23 @@ def pair_of(*modalities: str) -> Pair:
     return Pair(subject="01", entities={"subject": "01"}, **files)
 
 
+def reportlets(pair: Pair, descriptor: Descriptor) -> Workflow:
+    return reports.init_reportlets_wf(
+        pair=pair,
+        reference=pair.modalities[-1],
+        descriptor=descriptor,
+        reason="asked for",
+        operating_point=POINT,
+    )
+
+
 @pytest.mark.parametrize("preprocessing", [DESCRIPTOR.preprocessing, STEPS_WITHOUT])
 @pytest.mark.parametrize("modalities", [("T1w", "FLAIR"), ("T1w",), ("FLAIR",)])
 def test_outputs_are_those_promised(
     modalities: tuple[str, ...], preprocessing: Preprocessing
 ) -> None:
     pair, descriptor = pair_of(*modalities), replace(DESCRIPTOR, preprocessing=preprocessing)
-    workflow = reports.init_reportlets_wf(
-        pair=pair,
-        reference=modalities[-1],
-        descriptor=descriptor,
-        reason="asked for",
-        operating_point=POINT,
-    )
+    workflow = reportlets(pair, descriptor)
     edges = workflow._graph.in_edges(workflow.get_node("outputnode"), data=True)
     fed = {target for _, _, data in edges for _, target in data["connect"]}
     assert fed == {"qc", *reports.made_figures(pair, descriptor)}
@@ -80,13 +85,7 @@ def test_a_mask_that_comes_over_by_headers_says_so(
     said = {o.source for o in made if "Alignment" in o.metadata}
     kinds = ("probability", "lesion_mask", "labels", "table")
     assert said == ({f"t1w_{kind}" for kind in kinds} if told else set())
-    workflow = reports.init_reportlets_wf(
-        pair=pair,
-        reference=modalities[-1],
-        descriptor=descriptor,
-        reason="asked for",
-        operating_point=POINT,
-    )
+    workflow = reportlets(pair, descriptor)
     reason = workflow.get_node("record").inputs.reason
     assert reason.startswith("They match.")
     assert ("to the T1w by the headers" in reason) is told
