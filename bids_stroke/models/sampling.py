@@ -293,14 +293,15 @@ def _label(
 ) -> NDArray[np.int8]:
     """1 where a lesion fills half a voxel; IGNORE where the scan itself has lesions.
 
-    A lesion that changes no channel by VISIBLE on average is IGNORE too: no reader could see it.
+    A lesion that changes no channel by VISIBLE on average is IGNORE too, for no reader could see
+    it, but for what it shares with one that can be seen.
     """
     label = np.zeros(brain.shape, np.int8)
     label[(ignore > 0.3) & brain] = IGNORE
     for lesion in lesions:
         inside = lesion >= 0.5
         seen = inside.any() and change[:, inside].mean(axis=1).max() >= VISIBLE
-        label[inside] = 1 if seen else IGNORE
+        label[inside if seen else inside & (label != 1)] = 1 if seen else IGNORE
     return label
 
 

@@ -246,3 +246,14 @@ def test_a_lesion_that_no_channel_shows_does_not_count(change, expected):
     label = sampling._label([lesion], shown, np.zeros_like(lesion), np.ones(lesion.shape, bool))
     assert set(np.unique(label[lesion > 0])) == {expected}
     assert (label[lesion == 0] == 0).all()
+
+
+def test_a_hidden_lesion_takes_nothing_from_one_that_is_seen():
+    clear, faint = np.zeros((2, 6, 6, 6), np.float32)
+    clear[1:4, 2, 2], faint[3:5, 2, 2] = 1, 1
+    shown = np.stack([clear, np.zeros_like(clear)])
+    shown[0, 3, 2, 2] = 0.1
+    lesions = [clear, faint]
+    for order in (lesions, lesions[::-1]):
+        label = sampling._label(order, shown, np.zeros_like(clear), np.ones(clear.shape, bool))
+        assert label[:, 2, 2].tolist() == [0, 1, 1, 1, sampling.IGNORE, 0]
