@@ -97,7 +97,7 @@ class PatientMultiProcPlugin(MultiProcPlugin):
         self._memory_table = memory_table
         self._log = str(worker_log or "")
         self._nodes: dict[int, Any] = {}
-        self._ranks: dict[Any, int] = {}
+        self._turns: dict[Any, int] = {}
         self._state = (0, -1, 0)
         self._sent_again: dict[int, Future[Any]] = {}
         super().__init__(plugin_args=plugin_args)
@@ -115,10 +115,10 @@ class PatientMultiProcPlugin(MultiProcPlugin):
 
     def _generate_dependency_list(self, graph: Any) -> None:
         super()._generate_dependency_list(graph)
-        self._ranks = ranks(graph)
+        self._turns = turns(graph)
 
     def _sort_jobs(self, jobids: Iterable[int], scheduler: str = "tsort") -> list[int]:
-        return sorted(jobids, key=lambda job: self._ranks.get(self.procs[job], len(self._ranks)))
+        return sorted(jobids, key=lambda job: self._turns.get(self.procs[job], len(self._turns)))
 
     def _send_procs_to_workers(self, updatehash: bool = False, graph: Any = None) -> None:
         """nipype looks for ready steps at every poll: only a finished one makes another ready.
@@ -184,7 +184,7 @@ class PatientMultiProcPlugin(MultiProcPlugin):
             process.terminate()
 
 
-def ranks(graph: networkx.DiGraph) -> dict[Any, int]:
+def turns(graph: networkx.DiGraph) -> dict[Any, int]:
     """In which order the nodes of a graph take free workers.
 
     The sessions come one after the other; in each, the step first that most steps in a row wait
@@ -198,7 +198,7 @@ def ranks(graph: networkx.DiGraph) -> dict[Any, int]:
         for session in networkx.weakly_connected_components(graph)
         for node in sorted(session, key=lambda node: (-waiting[node], node.fullname))
     ]
-    return {node: rank for rank, node in enumerate(ordered)}
+    return {node: turn for turn, node in enumerate(ordered)}
 
 
 def _sentence(error: BaseException) -> str:

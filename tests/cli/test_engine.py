@@ -14,10 +14,10 @@ from bids_stroke.cli import preloaded
 from bids_stroke.cli.engine import (
     configure,
     log_to,
-    ranks,
     run_step,
     run_workflow,
     stop_logging,
+    turns,
 )
 from bids_stroke.config import Execution
 from bids_stroke.interfaces.bids import DerivativeSink
@@ -55,7 +55,7 @@ def test_what_most_steps_wait_for_goes_first_and_sessions_stay_together() -> Non
             session.connect(earlier, "a", later, "a")
         whole.add_nodes([session])
     graph = whole._create_flat_graph()
-    order = [node.fullname for node in sorted(graph, key=ranks(graph).__getitem__)]
+    order = [node.fullname for node in sorted(graph, key=turns(graph).__getitem__)]
     names = [name.split(".", 1)[1] for name in order]
     assert {name.split(".")[0] for name in names[:4]} in ({"session_1"}, {"session_2"})
     for part in (names[:4], names[4:]):
