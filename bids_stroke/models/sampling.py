@@ -59,6 +59,9 @@ class Recipe:
     real_shape: float = 0.7
     at_home: float = 0.7  # a real shape stays near the place where it was found
     lesion_ml: tuple[float, float] = (0.05, 200.0)
+    many_small: float = 0.4  # samples of three to six small lesions beside each other
+    small_ml: tuple[float, float] = (0.03, 1.5)
+    flair_only: float = 0.15  # lesions that leave the T1w as it is, where there is a FLAIR
     brain_ml: tuple[float, float] = (1000.0, 1800.0)  # brains are scaled to such volumes
     synthetic_contrast: float = 0.4
     white_matter_disease: float = 0.35
@@ -138,14 +141,30 @@ class Sampler:
     def _lesions(self, anatomy: Anatomy, rng: np.random.Generator) -> Float3D:
         """Soft masks (lesion, x, y, z) on the anatomy's grid; one empty mask for no lesion."""
         brain = anatomy.volumes[VOLUMES.index("brain")].numpy()
-        if rng.random() < self.recipe.lesion_free:
+        draw = rng.random() - self.recipe.lesion_free
+        if draw < 0:
             return np.zeros((1, *brain.shape), np.float32)
+        if draw < self.recipe.many_small:
+            near = self._part(brain, rng)
+            count = int(rng.integers(3, 7))
+            return np.stack([self._lesion(near, self.recipe.small_ml, rng) for _ in range(count)])
         count = rng.choice([1, 2, 3], p=[0.6, 0.25, 0.15])
-        return np.stack([self._lesion(brain, rng) for _ in range(count)])
+        return np.stack([self._lesion(brain, self.recipe.lesion_ml, rng) for _ in range(count)])
 
-    def _lesion(self, brain: Float3D, rng: np.random.Generator) -> Float3D:
-        low, high = np.log(self.recipe.lesion_ml)
-        ml = float(np.exp(rng.uniform(low, high)))
+    def _part(self, brain: Float3D, rng: np.random.Generator) -> Float3D:
+        """The brain within a third of a patch of one of its voxels; 0 elsewhere."""
+        middle = np.unravel_index(rng.choice(np.flatnonzero(brain > 0.5)), brain.shape)
+        reach = [round(n / 3) for n in self.recipe.patch]
+        box = tuple(slice(max(m - r, 0), m + r) for m, r in zip(middle, reach, strict=True))
+        part = np.zeros_like(brain)
+        part[box] = brain[box]
+        return part
+
+    def _lesion(
+        self, brain: Float3D, limits: tuple[float, float], rng: np.random.Generator
+    ) -> Float3D:
+        """A lesion of a volume even in log between ``limits`` (mL), within ``brain``."""
+        ml = float(np.exp(rng.uniform(*np.log(limits))))
         voxels = ml * 1000 / self.recipe.grid**3
         if rng.random() > self.recipe.real_shape:
             side = int(np.ceil(2.2 * voxels ** (1 / 3))) + 4
@@ -226,9 +245,13 @@ class Sampler:
             chronic = 0.25 if ml < 0.5 else 0.8 if channels == ("T1w",) else 0.5
             stage: synthesis.Stage = "chronic" if rng.random() < chronic else "subacute"
             strength = rng.uniform(0.6 if channels == ("T1w",) or ml < 0.5 else 0.35, 1.0)
-            images = synthesis.paint(
-                images, lesion, rng, stage=stage, brain=brain, strength=strength
+            shown = images
+            if "FLAIR" in channels and rng.random() < self.recipe.flair_only:
+                shown = {"FLAIR": images["FLAIR"]}
+            painted = synthesis.paint(
+                shown, lesion, rng, stage=stage, brain=brain, strength=strength
             )
+            images = {**images, **painted}
         return images
 
 

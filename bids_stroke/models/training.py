@@ -91,7 +91,7 @@ def _configuration(network: Network, name: str) -> dict[str, Any]:
         "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
         "resampling_fn_probabilities_kwargs": {**resampling, "order": 1},
         "architecture": _architecture(network),
-        "batch_dice": True,
+        "batch_dice": False,
     }
 
 
@@ -141,13 +141,16 @@ def build(network: Network, *, deep_supervision: bool = True) -> nn.Module:
 
 
 def build_loss(heads: int) -> nn.Module:
-    """nnU-Net's Dice + cross-entropy with deep supervision; IGNORE voxels do not count."""
+    """nnU-Net's Dice + cross-entropy with deep supervision; IGNORE voxels do not count.
+
+    Dice is that of each sample: a large lesion would hide the small ones of the other sample.
+    """
     ensure_torchvision()
     from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
     from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
     from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 
-    dice = {"batch_dice": True, "smooth": 1e-5, "do_bg": False, "ddp": False}
+    dice = {"batch_dice": False, "smooth": 1e-5, "do_bg": False, "ddp": False}
     single = DC_and_CE_loss(dice, {}, ignore_label=IGNORE, dice_class=MemoryEfficientSoftDiceLoss)
     weights = np.array([0.5**i for i in range(heads)])
     weights[-1] = 0.0

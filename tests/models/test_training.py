@@ -84,6 +84,35 @@ def test_most_samples_hold_a_lesion_and_some_none(sampler):
     assert 0.5 < np.mean(hold) < 1
 
 
+def test_small_lesions_come_several_near_each_other(sampler):
+    few = replace(sampler.recipe, lesion_free=0.0, many_small=1.0, patch=(12, 12, 12))
+    drawn = sampling.Sampler(sampler.anatomies, sampler.shapes, few)
+    for seed in range(10):
+        lesions = drawn._lesions(sampler.anatomies[0], np.random.default_rng(seed))
+        volumes = lesions.sum((1, 2, 3)) * 1.5**3 / 1000
+        assert 3 <= len(lesions) <= 6
+        assert (volumes > 0).all()
+        assert volumes.max() < 2 * few.small_ml[1]
+        middles = np.array([ndimage.center_of_mass(lesion) for lesion in lesions])
+        assert (np.ptp(middles, axis=0) <= 9).all()  # two thirds of a patch, and a rounding
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_some_lesions_leave_the_t1w_as_it_is(sampler, share):
+    drawn = sampling.Sampler(
+        sampler.anatomies, sampler.shapes, replace(sampler.recipe, flair_only=share)
+    )
+    brain = np.ones((16, 16, 16), bool)
+    rng = np.random.default_rng(1)
+    images = {m: rng.uniform(0.2, 1.0, brain.shape).astype(np.float32) for m in sampling.MODALITIES}
+    lesion = np.pad(np.ones((4, 4, 4), np.float32), 6)
+    painted = drawn._paint(images, [lesion], brain, sampling.MODALITIES, rng)
+    assert (painted["FLAIR"] != images["FLAIR"]).any()
+    assert (painted["T1w"] == images["T1w"]).all() == bool(share)
+    alone = drawn._paint(images, [lesion], brain, ("T1w",), rng)
+    assert (alone["T1w"] != images["T1w"]).any()
+
+
 def test_pull_reads_volumes_in_voxel_coordinates():
     volume = torch.arange(60, dtype=torch.float32).reshape(1, 3, 4, 5)
     points = np.array([[1.0, 2.0], [2.0, 0.5], [3.0, 0.0]], np.float32).reshape(3, 2, 1, 1)
