@@ -8,9 +8,9 @@ import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_stroke.core import figures
-from bids_stroke.core.figures import Panel, Row, View
+from bids_stroke.core import mosaic
 from bids_stroke.core.geometry import to_ras
+from bids_stroke.core.mosaic import Row, View
 
 Array = NDArray[Any]
 
@@ -41,9 +41,9 @@ def peak(counts: Array) -> tuple[int, int, int]:
 
 def _painted(background: Array, counts: Array, view: View, plane: str, index: int) -> Array:
     """RGB panel: grey anatomy, and colours where at least one person has a lesion."""
-    window = figures.intensity_window(background)
-    base = np.repeat(figures.grey(background, view, plane, index, window)[..., None], 3, axis=2)
-    piece = figures.enlarge(figures.cut(counts, view, plane, index), view.pixels(plane), order=0)
+    window = mosaic.intensity_window(background)
+    base = np.repeat(mosaic.grey(background, view, plane, index, window)[..., None], 3, axis=2)
+    piece = mosaic.enlarge(mosaic.cut(counts, view, plane, index), view.pixels(plane), order=0)
     most = max(int(counts.max(initial=0)), 2)
     share = _DARKEST + (_LIGHTEST - _DARKEST) * (piece - 1) / (most - 1)
     colours = mpl.colormaps[COLOURS](share)[..., :3]
@@ -60,26 +60,22 @@ def overlap_figure(background: Array, counts: Array, affine: Array, path: Path) 
     """
     background, ras = to_ras(background, affine)
     counts, _ = to_ras(counts, affine)
-    shown = background > 0.1 * figures.intensity_window(background)[1]
-    view = figures.view_of(ras, shown).fitted(figures.MIXED)
-    axial = [("axial", i) for i in figures.spread(shown, "axial", 12, trim=0.1)]
+    shown = background > 0.1 * mosaic.intensity_window(background)[1]
+    view = mosaic.view_of(ras, shown).fitted(mosaic.MIXED)
+    axial = [("axial", i) for i in mosaic.spread(shown, "axial", 12, trim=0.1)]
     through = peak(counts) if counts.any() else [n // 2 for n in counts.shape]
     others = [
-        (plane, sorted([through[figures.AXIS[plane]], figures.spread(shown, plane, 2, 0.3)[0]]))
+        (plane, sorted([through[mosaic.AXIS[plane]], mosaic.spread(shown, plane, 2, 0.3)[0]]))
         for plane in ("coronal", "sagittal")
     ]
     last = [(plane, index) for plane, indices in others for index in indices]
     rows = [axial[:4], axial[4:8], axial[8:], last]
-    return figures.draw([_row(background, counts, view, row) for row in rows], view, path)
+    return mosaic.draw([_row(background, counts, view, row) for row in rows], view, path)
 
 
 def _row(background: Array, counts: Array, view: View, slices: list[tuple[str, int]]) -> Row:
     panels = (
-        Panel(
-            _painted(background, counts, view, plane, index),
-            plane,
-            f"{'xyz'[figures.AXIS[plane]]} {view.millimetres(plane, index):+.0f} mm",
-        )
+        mosaic.slice_panel(_painted(background, counts, view, plane, index), view, plane, index)
         for plane, index in slices
     )
     return Row(tuple(panels))

@@ -1,6 +1,5 @@
 """Figures: what is drawn is on the right side, in the right shape, and small."""
 
-from itertools import permutations, product
 from pathlib import Path
 
 import nibabel as nib
@@ -8,12 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bids_stroke.core import figures
-
-ORIENTATIONS = [
-    "".join(code) for order in permutations(("RL", "AP", "SI")) for code in product(*order)
-]
-OBLIQUE = nib.eulerangles.euler2mat(0.15, -0.1, 0.2)
+from bids_stroke.core import figures, mosaic
 
 
 def phantom() -> tuple[np.ndarray, np.ndarray]:
@@ -41,28 +35,6 @@ def colours(path: Path) -> np.ndarray:
         return np.asarray(picture.convert("RGB")).astype(int)
 
 
-def brightest(pixels: np.ndarray) -> tuple[float, float]:
-    """Row and column (0 to 1) of the middle of the brightest pixels."""
-    rows, columns = np.nonzero(pixels > 0.9)
-    return rows.mean() / pixels.shape[0], columns.mean() / pixels.shape[1]
-
-
-@pytest.mark.parametrize("oblique", [False, True])
-@pytest.mark.parametrize("code", ORIENTATIONS)
-def test_right_of_the_patient_is_left_in_the_picture(code: str, oblique: bool) -> None:
-    image, affine = phantom()
-    if oblique:
-        affine[:3, :3] = OBLIQUE @ affine[:3, :3]
-    turned, turned_affine = stored_as(code, image, affine)
-    ras_affine, (ras,) = figures._ras(turned_affine, turned)
-    np.testing.assert_array_equal(ras, image)
-    view = figures.view_of(ras_affine, ras > 50).fitted(["axial"], width=160)
-    for plane, index in (("axial", 17), ("coronal", 35), ("sagittal", 37)):
-        row, column = brightest(figures.grey(ras, view, plane, index, (0, 300)))
-        assert column < 0.4, f"right (or front) must be on the left of a {plane} panel"
-        assert row < 0.4, f"top (or front) must be at the top of a {plane} panel"
-
-
 def test_letters_and_blob_in_the_finished_picture(tmp_path: Path) -> None:
     image, affine = phantom()
     path = figures.brain_mask_figure(image, image > 50, affine, tmp_path / "brain.png")
@@ -88,32 +60,6 @@ def test_blob_is_left_of_the_middle_of_its_panel(tmp_path: Path) -> None:
     assert 0 < axial.mean() < pixels.shape[1] / 6
 
 
-def test_pixels_are_square_in_mm() -> None:
-    image, affine = phantom()
-    view = figures.view_of(affine, image > 0, margin_mm=0).fitted(["axial"])
-    height, width = view.pixels("axial")
-    assert height / width == pytest.approx(38 * 4 / (40 * 3), rel=0.02)
-    height, width = view.pixels("coronal")
-    assert height / width == pytest.approx(18 * 6 / (40 * 3), rel=0.02)
-
-
-def test_enlarge_keeps_the_place_of_voxels() -> None:
-    piece = np.zeros((4, 6), np.float32)
-    piece[1, 4] = 1
-    large = figures.enlarge(piece, (40, 60), order=0)
-    rows, columns = np.nonzero(large)
-    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (10, 19, 40, 49)
-
-
-def test_outline_surrounds_the_enlarged_mask() -> None:
-    piece = np.zeros((4, 6), bool)
-    piece[1, 4] = True
-    (line,) = figures._polygons(figures.Outline(piece, "red"), (40, 60))
-    assert line.min(axis=0) == pytest.approx([40, 10], abs=5)
-    assert line.max(axis=0) == pytest.approx([50, 20], abs=5)
-    assert line.mean(axis=0) == pytest.approx([45, 15], abs=1.1)
-
-
 def test_each_lesion_is_cut_where_it_is_largest() -> None:
     lesion = np.zeros((10, 10, 10), bool)
     lesion[2:8, 2:8, 6] = True
@@ -128,7 +74,7 @@ def test_no_lesion_gives_a_picture_too(tmp_path: Path, suffix: str) -> None:
     path = figures.lesion_figure(
         {"FLAIR": image}, np.zeros(image.shape, np.int16), None, affine, tmp_path / f"a{suffix}"
     )
-    assert colours(path).shape[1] >= figures.MIN_WIDTH
+    assert colours(path).shape[1] >= mosaic.MIN_WIDTH
 
 
 def test_many_lesions_stay_one_small_picture(tmp_path: Path) -> None:
@@ -145,7 +91,7 @@ def test_many_lesions_stay_one_small_picture(tmp_path: Path) -> None:
         {"T1w": image}, labels, None, affine, tmp_path / "few.webp", max_lesions=2
     )
     assert colours(limited).shape[0] < colours(path).shape[0]
-    assert figures._rest(labels, figures.view_of(affine, labels > 0), 12).startswith("and 48 ")
+    assert figures._rest(labels, mosaic.view_of(affine, labels > 0), 12).startswith("and 48 ")
 
 
 def test_plain_lesion_figure_has_no_lines(tmp_path: Path) -> None:

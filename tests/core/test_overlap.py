@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bids_stroke.core import figures, overlap
+from bids_stroke.core import mosaic, overlap
 
 SHAPE = (40, 48, 36)
 RAS = np.array([[4.0, 0, 0, -78], [0, 4, 0, -94], [0, 0, 4, -70], [0, 0, 0, 1]])
@@ -66,7 +66,7 @@ def test_gradient_goes_from_dark_to_light() -> None:
 def test_one_person_has_the_first_colour_and_most_people_the_last(most: int) -> None:
     counts = np.zeros((8, 8, 8), np.uint16)
     counts[1, 4, 4], counts[6, 4, 4] = 1, most
-    view = figures.view_of(np.eye(4), np.ones((8, 8, 8), bool))
+    view = mosaic.view_of(np.eye(4), np.ones((8, 8, 8), bool))
     painted = overlap._painted(np.ones((8, 8, 8)), counts, view, "axial", 4)
     found = {mpl.colors.to_hex(pixel) for pixel in painted.reshape(-1, 3)}
     first, last = overlap.scale_colours()[0], overlap.scale_colours()[-1]
