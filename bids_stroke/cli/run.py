@@ -475,7 +475,7 @@ def execute(config: Config, plan: Plan, workflow: Any, log_dir: Path) -> "Tracke
     display = progress.choose_display(list(labels.values()))
     tracker = progress.Tracker(labels, node_names(workflow), display)
     try:
-        with display:
+        with display, _pages_ahead():
             error = engine.run_workflow(workflow, config.execution, tracker, log_dir)
     finally:
         progress.write_timing(tracker.times, log_dir / "timing.tsv")
@@ -484,6 +484,23 @@ def execute(config: Config, plan: Plan, workflow: Any, log_dir: Path) -> "Tracke
         raise BidsStrokeError(f"The run broke off: {error} (see {log_dir / 'error.txt'}).")
     _keep_resources(config, workflow, log_dir)
     return tracker
+
+
+@contextmanager
+def _pages_ahead() -> Iterator[None]:
+    """Load what writes the pages in a thread: this process only waits for its workers."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(_load_pages)
+        yield
+
+
+def _load_pages() -> None:
+    import bids_stroke.reports.participant  # noqa: F401 - it takes a second
+    from bids_stroke.reports.pages import load_templates
+
+    load_templates()
 
 
 def workflow_labels(pairs: "Iterable[Pair]") -> dict[str, str]:

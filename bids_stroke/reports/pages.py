@@ -78,6 +78,12 @@ def asset(name: str) -> Markup:
     return Markup(text)  # noqa: S704 # nosec B704 # a file of ours
 
 
+def load_templates() -> None:
+    """Read and compile the templates of ``data/templates``, which are then kept."""
+    for name in _environment().list_templates(["j2"]):
+        _environment().get_template(name)
+
+
 def fragment(template: str, **values: Any) -> Markup:
     """Fill a template of ``data/templates`` that is a part of a page."""
     return Markup(_environment().get_template(template).render(**values))  # noqa: S704 # nosec B704

@@ -15,6 +15,7 @@ import pytest
 from bids_stroke.cli import run as module
 from bids_stroke.cli.run import main
 from bids_stroke.errors import UsageError
+from bids_stroke.reports import pages
 from tests.bids.skeleton import dataset, describe
 from tests.cli import graph
 
@@ -368,3 +369,18 @@ def test_program_is_installed() -> None:
     program = Path(sys.executable).parent / "bids_stroke"
     out = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
     assert out.stdout.startswith("bids_stroke ")
+
+
+def test_what_writes_the_pages_is_loaded_beside_the_run(monkeypatch):
+    pages._environment.cache_clear()
+    with module._pages_ahead():
+        pass
+    loaded = {name for _, name in pages._environment().cache.keys()}  # noqa: SIM118 - it is no dict
+    assert {"participant.html.j2", "viewer.html.j2", "model.html.j2"} <= loaded
+
+    def broken() -> None:
+        raise ImportError
+
+    monkeypatch.setattr(module, "_load_pages", broken)
+    with module._pages_ahead():
+        pass
