@@ -204,7 +204,7 @@ def _polygons(outline: Outline, size: tuple[int, ...]) -> list[NDArray[np.float6
 def _write(axes: Axes, x: float, y: float, text: str, **style: Any) -> None:
     halo = [withStroke(linewidth=3, foreground=BACKGROUND)]
     defaults = {"color": TEXT, "fontsize": 17, "va": "center", "path_effects": halo}
-    axes.text(x, y, text, **{**defaults, **style})
+    axes.figure.text(x, y, text, transform=axes.transData, **{**defaults, **style})
 
 
 def _draw_scale_bar(axes: Axes, left: float, bottom: float, scale: float) -> None:
@@ -240,10 +240,10 @@ def _draw_panel(axes: Axes, panel: Panel, left: int, top: int) -> None:
 
 
 def _canvas(rows: Sequence[Row], note: str) -> tuple[Figure, Axes, NDArray[np.uint8]]:
-    """Empty dark figure of the size of all rows, one unit a pixel, and the pixels to fill."""
+    """Transparent figure of the size of all rows, one unit a pixel, and the pixels below it."""
     width = max(*(_row_width(row) for row in rows), MIN_WIDTH)
     height = sum(_row_height(row) for row in rows) + GAP + HEADING * bool(note)
-    figure = Figure(figsize=(width / 100, height / 100), dpi=100, facecolor=BACKGROUND)
+    figure = Figure(figsize=(width / 100, height / 100), dpi=100, facecolor="none")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     axes.axis("off")
@@ -260,11 +260,13 @@ def _encoded(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _save(figure: Figure, path: Path) -> Path:
-    """Write a figure as WebP, or as PNG where the suffix of ``path`` says so."""
+def _save(mosaic: NDArray[np.uint8], figure: Figure, path: Path) -> Path:
+    """Write pixels with a figure over them as WebP, or as PNG where the suffix says so."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    over = Image.fromarray(np.asarray(canvas.buffer_rgba()))
+    image = Image.fromarray(mosaic)
+    image.paste(over, mask=over)
     with atomic_path(path) as temporary:
         if path.suffix == ".png":
             image.save(temporary)
@@ -298,5 +300,4 @@ def draw(rows: Sequence[Row], view: View, path: Path, note: str = "") -> Path:
         top = bottom
     if note:
         _write(axes, GAP, top + HEADING / 2, note)
-    figure.figimage(mosaic, zorder=-1)
-    return _save(figure, Path(path))
+    return _save(mosaic, figure, Path(path))
