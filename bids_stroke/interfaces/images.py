@@ -107,7 +107,7 @@ class CropToMask(SimpleInterface):
         for field, dtype in (("file", np.float32), ("mask", np.uint8)):
             data, grid = read(getattr(self.inputs, f"in_{field}"))
             out = save_image(
-                *geometry.crop(data, grid.affine, box), cwd / f"cropped_{field}.nii.gz", dtype=dtype
+                *geometry.crop(data, grid.affine, box), cwd / f"cropped_{field}.nii", dtype=dtype
             )
             self._results[f"out_{field}"] = str(out)
         return runtime
@@ -119,6 +119,7 @@ class _ToGridInput(BaseInterfaceInputSpec):
     transform = File(exists=True, desc="ITK transform from the image to the reference")
     in_mask = File(exists=True, desc="mask on the wanted grid: 0 outside it")
     order = traits.Enum(1, 0, 3, usedefault=True, desc="order of the spline; 0 makes a mask")
+    kept = traits.Bool(desc="becomes an output of the run, and is compressed")
 
 
 class _ToGridOutput(TraitedSpec):
@@ -147,7 +148,8 @@ class ToGrid(SimpleInterface):
         if mask is not None:
             moved = intensity.masked(moved, mask)
         dtype = np.float32 if order else np.uint8
-        out = save_image(moved, target.affine, Path(runtime.cwd) / "moved.nii.gz", dtype=dtype)
+        name = "moved.nii.gz" if self.inputs.kept else "moved.nii"
+        out = save_image(moved, target.affine, Path(runtime.cwd) / name, dtype=dtype)
         self._results["out_file"] = str(out)
         return runtime
 
@@ -172,7 +174,7 @@ class ZScore(SimpleInterface):
         out = save_image(
             intensity.zscore(data, mask),
             grid.affine,
-            Path(runtime.cwd) / "zscored.nii.gz",
+            Path(runtime.cwd) / "zscored.nii",
             dtype=np.float32,
         )
         self._results["out_file"] = str(out)

@@ -114,10 +114,8 @@ class N4Figure(SimpleInterface):
 
 
 class _LesionInput(BaseInterfaceInputSpec):
-    reference = traits.Enum("T1w", "FLAIR", mandatory=True, desc="modality that has the grid")
-    t1w = File(exists=True, desc="T1w on its native grid")
-    flair = File(exists=True, desc="FLAIR on its native grid")
-    transform = File(exists=True, desc="ITK transform of the other image to the reference")
+    t1w = File(exists=True, desc="T1w on the reference's grid")
+    flair = File(exists=True, desc="FLAIR on the reference's grid")
     brain_mask = File(exists=True, mandatory=True, desc="brain mask on the reference's grid")
     labels = File(exists=True, mandatory=True, desc="numbered lesions on the reference's grid")
     probability = File(exists=True, mandatory=True, desc="probability on the reference's grid")
@@ -138,7 +136,8 @@ class LesionFigure(SimpleInterface):
         from bids_stroke.core.figures import lesion_figure
 
         labels = load_image(Path(self.inputs.labels))
-        images = self._images(geometry.grid_of(labels))
+        files = {"T1w": self.inputs.t1w, "FLAIR": self.inputs.flair}
+        images = {modality: _array(path) for modality, path in files.items() if isdefined(path)}
         for name in ("outlined", "plain"):
             out = Path(runtime.cwd) / f"{name}.webp"
             lesion_figure(
@@ -152,22 +151,6 @@ class LesionFigure(SimpleInterface):
             )
             self._results[name] = str(out)
         return runtime
-
-    def _images(self, grid: geometry.Grid) -> dict[str, np.ndarray]:
-        """Every modality on the reference's grid, T1w first."""
-        files = {"T1w": self.inputs.t1w, "FLAIR": self.inputs.flair}
-        return {m: self._on_grid(m, path, grid) for m, path in files.items() if isdefined(path)}
-
-    def _on_grid(self, modality: str, path: str, grid: geometry.Grid) -> np.ndarray:
-        if modality == self.inputs.reference:
-            return _array(path)
-        image, transform = load_image(Path(path)), self.inputs.transform
-        return geometry.resample(
-            np.asarray(image.dataobj),
-            geometry.grid_of(image),
-            grid,
-            transform=geometry.read_itk_affine(Path(transform)) if isdefined(transform) else None,
-        )
 
 
 class _RecordInput(BaseInterfaceInputSpec):

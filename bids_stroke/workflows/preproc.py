@@ -191,7 +191,7 @@ def _conform(workflow: Workflow, name: str) -> Channel:
 
 def _to_native(workflow: Workflow, port: Port, grid: Port, field: str, *, order: int = 1) -> None:
     """Copy a file to a native grid and give it out under a field's name."""
-    node = pe.Node(ToGrid(order=order), name=f"native_{field}", mem_gb=0.5)
+    node = pe.Node(ToGrid(order=order, kept=True), name=f"native_{field}", mem_gb=0.5)
     workflow.connect(*port, node, "in_file")
     workflow.connect(*grid, node, "reference")
     _output(workflow, (node, "out_file"), field)

@@ -8,6 +8,7 @@ from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from bids_stroke.bids.pairs import Pair
+from bids_stroke.interfaces.images import ToGrid
 from bids_stroke.interfaces.reportlets import (
     BrainFigure,
     LesionFigure,
@@ -167,15 +168,18 @@ def _add_registration(
 def _add_lesions(
     workflow: Workflow, inputnode: pe.Node, outputnode: pe.Node, pair: Pair, reference: str
 ) -> None:
-    lesions = pe.Node(LesionFigure(reference=reference), name="lesions", mem_gb=1.0)
+    """Slices through lesions; the other image is brought to the grid while others compute."""
+    lesions = pe.Node(LesionFigure(), name="lesions", mem_gb=1.0)
     grid = reference.lower()
     links = [(f"{grid}_{field}", field) for field in ("labels", "probability")]
-    links.append((f"{grid}_mask", "brain_mask"))
-    for modality in pair.modalities:
-        links.append((f"{modality.lower()}_conformed", modality.lower()))
-        if modality != reference:
-            links.append((f"{modality}_to_{reference}_xfm".lower(), "transform"))
+    links += [(f"{grid}_mask", "brain_mask"), (f"{grid}_conformed", grid)]
     workflow.connect([(inputnode, lesions, links)])
+    for other in (m.lower() for m in pair.modalities if m != reference):
+        moved = pe.Node(ToGrid(), name=f"{other}_on_{grid}", mem_gb=0.5)
+        links = [(f"{other}_conformed", "in_file"), (f"{grid}_conformed", "reference")]
+        links.append((f"{other}_to_{grid}_xfm", "transform"))
+        workflow.connect([(inputnode, moved, links)])
+        workflow.connect(moved, "out_file", lesions, other)
     made = [("outlined", "lesions"), ("plain", "lesions_plain")]
     workflow.connect([(lesions, outputnode, made)])
 

@@ -91,6 +91,15 @@ def test_to_grid_follows_a_transform_and_a_mask(image: Path, mask: Path, tmp_pat
     assert not moved[~inside].any()
 
 
+@pytest.mark.parametrize(("kept", "suffix"), [(True, ".nii.gz"), (False, ".nii")])
+def test_only_what_is_kept_is_compressed(
+    image: Path, tmp_path: Path, kept: bool, suffix: str
+) -> None:
+    out = ToGrid(in_file=image, reference=image, kept=kept).run(cwd=tmp_path).outputs.out_file
+    assert Path(out).name == f"moved{suffix}"
+    np.testing.assert_array_equal(values(out), values(image))
+
+
 def test_to_grid_of_a_mask_is_a_mask(image: Path, mask: Path, tmp_path: Path) -> None:
     coarse = save_image(
         np.zeros((9, 9, 9)), np.diag([6.0, 6, 6, 1]), tmp_path / "c.nii.gz", dtype=np.float32

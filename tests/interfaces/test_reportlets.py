@@ -7,16 +7,11 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from scipy import ndimage
 
-from bids_stroke.core import geometry, lesions
+from bids_stroke.core import lesions
 from bids_stroke.core.files import save_image, write_json
 from bids_stroke.interfaces import reportlets
 from tests.reports import fake
-
-TURN = np.eye(4)
-TURN[:3, :3] = nib.eulerangles.euler2mat(0.1, 0.0, 0.05)
-TURN[:3, 3] = (14.0, -12.0, 8.0)
 
 
 @pytest.fixture
@@ -66,7 +61,6 @@ def test_registration_figure(files: dict[str, str], tmp_path: Path) -> None:
 
 def test_lesion_figure_with_and_without_lines(files: dict[str, str], tmp_path: Path) -> None:
     node = reportlets.LesionFigure(
-        reference="T1w",
         t1w=files["image"],
         brain_mask=files["brain"],
         labels=files["labels"],
@@ -74,29 +68,6 @@ def test_lesion_figure_with_and_without_lines(files: dict[str, str], tmp_path: P
     )
     done = run(node, tmp_path)
     assert Path(done.outlined).read_bytes() != Path(done.plain).read_bytes()
-
-
-def test_other_image_is_brought_to_the_reference(files: dict[str, str], tmp_path: Path) -> None:
-    """A FLAIR that lies elsewhere lands on the T1w through the transform, not its inverse."""
-    image, _ = fake.head()
-    image = ndimage.gaussian_filter(image, 1.0)
-    grid = geometry.Grid(fake.SHAPE, fake.AFFINE)
-    t1w = save_image(image, fake.AFFINE, tmp_path / "t1w.nii.gz", dtype=np.float32)
-    moved = geometry.resample(image, grid, grid, transform=np.linalg.inv(TURN))
-    flair = save_image(moved, fake.AFFINE, tmp_path / "flair.nii.gz", dtype=np.float32)
-    xfm = geometry.write_itk_affine(TURN, tmp_path / "xfm.txt")
-    node = reportlets.LesionFigure(
-        reference="T1w",
-        t1w=str(t1w),
-        flair=str(flair),
-        transform=str(xfm),
-        brain_mask=files["brain"],
-        labels=files["labels"],
-        probability=files["probability"],
-    )
-    back = node._images(grid)["FLAIR"]
-    assert np.corrcoef(back.ravel(), image.ravel())[0, 1] > 0.97
-    assert np.corrcoef(moved.ravel(), image.ravel())[0, 1] < 0.95
 
 
 def record(files: dict[str, str], tmp_path: Path, **more: Any) -> dict[str, Any]:

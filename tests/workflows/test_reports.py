@@ -108,3 +108,21 @@ def test_model_record_tells_what_it_is_and_how_it_was_run() -> None:
     assert record["synthetic"] is True
     assert record["used"] == ["T1w"]
     assert record["threshold"] == 0.5
+
+
+@pytest.mark.parametrize("reference", ["T1w", "FLAIR"])
+def test_the_other_image_comes_to_the_lesions_by_its_transform(reference: str) -> None:
+    pair = pair_of("T1w", "FLAIR")
+    workflow = reports.init_reportlets_wf(
+        pair=pair, reference=reference, descriptor=DESCRIPTOR, reason="", operating_point=POINT
+    )
+    grid = reference.lower()
+    other = ({"t1w", "flair"} - {grid}).pop()
+    edges = workflow._graph.in_edges(workflow.get_node(f"{other}_on_{grid}"), data=True)
+    assert {pair for _, _, data in edges for pair in data["connect"]} == {
+        (f"{other}_conformed", "in_file"),
+        (f"{grid}_conformed", "reference"),
+        (f"{other}_to_{grid}_xfm", "transform"),
+    }
+    into = workflow._graph.in_edges(workflow.get_node("lesions"), data=True)
+    assert ("out_file", other) in {pair for _, _, data in into for pair in data["connect"]}
