@@ -168,6 +168,8 @@ def tables(lesions: pd.DataFrame, cases: pd.DataFrame) -> dict[str, pd.DataFrame
     """What is reported: by volume, by place, small lesions, conditions, false volume."""
     lesions = lesions.assign(bin=bins_of(lesions["ml"]))
     single = cases[cases["lesions"] == 1].assign(bin=lambda t: bins_of(t["ml"]))
+    plain = lesions["case"].str.contains("_p")
+    lesions, other = lesions[~plain], lesions[plain]
     one = lesions[~lesions["case"].str.contains("_m")]
     many = lesions[lesions["case"].str.contains("_m")]
     clear = lesions[lesions["ml"] >= CLEAR_ML]
@@ -177,6 +179,7 @@ def tables(lesions: pd.DataFrame, cases: pd.DataFrame) -> dict[str, pd.DataFrame
         "volume": means(one, ["condition", "inputs", "bin"]).join(whole["dice"].mean().round(3)),
         "place": means(clear[clear["condition"] == AS_IS], ["inputs", "place"]),
         "small": means(many, ["condition", "inputs"]),
+        "small_plain": means(other, ["condition", "inputs"]),
         "above_0.1_ml": means(lesions[lesions["ml"] >= 0.1], ["condition", "inputs"]),
         "above_1_ml": means(clear, ["condition", "inputs"]),
         "false_ml": false.agg(["min", "max", "count"]).round(2),

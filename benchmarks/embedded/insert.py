@@ -3,7 +3,8 @@
 ``tune`` takes scans that were also trained on (patient26, sub-04) with shapes of the tune split,
 ``report`` both sessions of sub-01 with shapes of the report split: no training saw either. Each
 split holds one lesion at a time (at its own place, by volume), and twelve small ones at a time
-(30 to 1,500 mm3, anywhere), 36 a scan.
+(30 to 1,500 mm3, anywhere), 36 a scan; those of ``report`` twice, by the painter of the training
+(``m``) and by a plain one that no training used (``p``).
 """
 
 from __future__ import annotations
@@ -181,16 +182,40 @@ def save(path: Path, scan: Scan, images: dict[str, Volume], lesions: list[Lesion
     )
 
 
+def as_trained(
+    images: dict[str, Volume], lesion: Lesion, brain: NDArray[np.bool_], rng: np.random.Generator
+) -> dict[str, Volume]:
+    """The images with a lesion as the training paints it, never faint."""
+    strength = rng.uniform(0.5, 1.0)
+    return synthesis.paint(
+        images, lesion.soft, rng, stage=lesion.stage, brain=brain, strength=strength
+    )
+
+
+def plain(
+    images: dict[str, Volume], lesion: Lesion, brain: NDArray[np.bool_], rng: np.random.Generator
+) -> dict[str, Volume]:
+    """The images with a lesion of one even level: FLAIR bright; T1w between dark and ordinary."""
+    low, middle = np.percentile(images["T1w"][brain], [5, 50])
+    levels = {
+        "T1w": rng.uniform(low, (low + middle) / 2),
+        "FLAIR": np.percentile(images["FLAIR"][brain], 98) * rng.uniform(0.9, 1.3),
+    }
+    soft = lesion.soft
+    return {name: image + soft * (levels[name] - image) for name, image in images.items()}
+
+
+PAINTERS = {"m": as_trained, "p": plain}
+LOOKS = {"tune": "m", "report": "mp"}
+
+
 def painted(
-    scan: Scan, lesions: list[Lesion], rng: np.random.Generator
+    scan: Scan, lesions: list[Lesion], rng: np.random.Generator, look: str = "m"
 ) -> tuple[dict[str, Volume], list[Lesion]]:
     """The scan with each lesion in it."""
     images = scan.images
     for lesion in lesions:
-        strength = rng.uniform(0.5, 1.0)
-        images = synthesis.paint(
-            images, lesion.soft, rng, stage=lesion.stage, brain=scan.brain, strength=strength
-        )
+        images = PAINTERS[look](images, lesion, scan.brain, rng)
     return images, lesions
 
 
@@ -205,8 +230,10 @@ def insert_one(scan: Scan, shapes: list[Shape], tissue: Atlas, out: Path, seed: 
             save(out / f"{scan.name}_{number:03d}.npz", scan, *painted(scan, [lesion], rng))
 
 
-def insert_many(scan: Scan, shapes: list[Shape], tissue: Atlas, out: Path, seed: int) -> None:
-    """Write the scan with twelve small lesions apart from each other, three times."""
+def insert_many(
+    scan: Scan, shapes: list[Shape], tissue: Atlas, out: Path, seed: int, looks: str
+) -> None:
+    """Write the scan with twelve small lesions apart from each other, three times in each look."""
     brain = template_maps()["t1"] > 0.1
     for number in range(MANY):
         rng = np.random.default_rng([seed, 1000 + number])
@@ -218,7 +245,9 @@ def insert_many(scan: Scan, shapes: list[Shape], tissue: Atlas, out: Path, seed:
             if scan.ml(lesion) >= SMALL_ML[0] and free[lesion.soft > 0.01].all():
                 lesions.append(lesion)
                 free &= ndimage.distance_transform_edt(lesion.soft <= 0.01) > APART_VOXELS
-        save(out / f"{scan.name}_m{number}.npz", scan, *painted(scan, lesions, rng))
+        for look in looks:
+            file = out / f"{scan.name}_{look}{number}.npz"
+            save(file, scan, *painted(scan, lesions, rng, look))
 
 
 def main() -> None:
@@ -236,7 +265,7 @@ def main() -> None:
         picked = chosen(shapes, args.count, np.random.default_rng([3, number]))
         scan = read_scan(name, args.shared, args.run)
         insert_one(scan, picked, tissue, out, seed=4 + number)
-        insert_many(scan, shapes, tissue, out, seed=4 + number)
+        insert_many(scan, shapes, tissue, out, seed=4 + number, looks=LOOKS[args.split])
         print(name, len(list(out.glob(f"{name}_*.npz"))), "cases", flush=True)
 
 
