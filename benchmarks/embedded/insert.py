@@ -199,7 +199,7 @@ def plain(
     low, middle = np.percentile(images["T1w"][brain], [5, 50])
     levels = {
         "T1w": rng.uniform(low, (low + middle) / 2),
-        "FLAIR": np.percentile(images["FLAIR"][brain], 98) * rng.uniform(0.9, 1.3),
+        "FLAIR": np.percentile(images["FLAIR"][brain], 98) * rng.uniform(1.1, 1.5),
     }
     soft = lesion.soft
     return {name: image + soft * (levels[name] - image) for name, image in images.items()}
