@@ -195,13 +195,13 @@ def last_stage(job: Any, recipe: Recipe, previous: Path | None) -> tuple[Any, di
     stage = recipe.stages[-1]
     trainer = fit.make_trainer(job, recipe, stage)
     trainer.initialize()
-    fit._start(trainer, job, recipe, stage, previous)
+    fit.begin(trainer, job, recipe, stage, previous)
     trainer.watch_model = packing.of_stage(recipe.of_stage(stage), trainer.folder.parent, LATEST)
     trainer.watched = fit.watched_cases(job, most=len(trainer.split.val))
     # nnU-Net writes these when training begins, and prediction wants them before.
     write_json(trainer.folder.parent / "plans.json", trainer.plans_manager.plans)
     write_json(trainer.folder.parent / "dataset.json", trainer.dataset_json)
-    at_start = trainer._watch()
+    at_start = trainer.dice_of_watched()
     trainer.run_training()
     look = trainer.num_iterations_per_epoch
     before = trainer.num_epochs * look * (len(recipe.stages) - 1)

@@ -217,7 +217,7 @@ def train_stage(job: Job, recipe: Recipe, stage: Stage, previous: Path | None) -
         trainer.load_checkpoint(trainer.folder / LATEST)
     else:
         trainer.initialize()
-        _start(trainer, job, recipe, stage, previous)
+        begin(trainer, job, recipe, stage, previous)
     own = recipe.of_stage(stage)
     trainer.watch_model = of_stage(own, trainer.folder.parent, LATEST)
     trainer.watched = watched_cases(job)
@@ -248,8 +248,12 @@ def _stopped_by_a_signal(trainer: Any) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _start(trainer: Any, job: Job, recipe: Recipe, stage: Stage, previous: Path | None) -> None:
-    """Give the network of a stage its first weights."""
+def begin(trainer: Any, job: Job, recipe: Recipe, stage: Stage, previous: Path | None) -> None:
+    """Give the network of a stage its first weights.
+
+    Those of the pretrained model or of the stage before (``previous``, a checkpoint), adapted to
+    the stage's channels by name, or its own random ones.
+    """
     from bids_stroke.models.weights import load_checkpoint
 
     if stage.start == "pretrained" and job.pretrained:

@@ -171,7 +171,7 @@ class RunTrainer(RecipeTrainer):
         self.curves.append(self._numbers())
         done = self.current_epoch
         if done % max(1, self.num_epochs // WATCHES) == 0 or done == self.num_epochs:
-            self.curves[-1]["dice"] = self._watch()
+            self.curves[-1]["dice"] = self.dice_of_watched()
         write_json(self.folder / "curves.json", self.curves)
         if time.monotonic() - self._saved > SAVE_EVERY_S:
             self.save_latest()
@@ -252,8 +252,11 @@ class RunTrainer(RecipeTrainer):
         """The last value of a curve."""
         return next((c[key] for c in reversed(self.curves) if c.get(key) is not None), None)
 
-    def _watch(self) -> dict[str, float]:
-        """Dice at one half of the watched cases, predicted from a checkpoint as users will."""
+    def dice_of_watched(self) -> dict[str, float]:
+        """Dice (0..1) at one half of the watched cases, by name, predicted as users will.
+
+        Writes ``checkpoint_latest.pth`` to predict from; empty where nothing is watched.
+        """
         if self.watch_model is None or not self.watched:
             return {}
         from bids_stroke.models import predictor
