@@ -63,8 +63,11 @@ def test_news_are_said_and_old_ones_are_not(tmp_path, capsys, monkeypatch):
         folder = places.results / "train" / f"fold_{fold}"
         folder.mkdir(parents=True)
         write_json(folder / "progress.json", {**PROGRESS, "fold": fold, "time": told})
+    until = time.monotonic() + 60
     with Watch(places, tmp_path, [0, 1]):
-        time.sleep(0.3)
+        while not pages and time.monotonic() < until:
+            time.sleep(0.05)
+        time.sleep(0.1)  # it looks again
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 1 and said[0].startswith("fold 0, adapt")
     assert pages == [1]

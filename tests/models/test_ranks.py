@@ -115,10 +115,15 @@ def test_the_one_that_failed_ends_the_others_and_is_heard(tmp_path, capsys, monk
 
 
 def test_nobody_wants_them_any_more(tmp_path):
-    text = "import signal\nsignal.signal(15, lambda *_: sys.exit(3))\ntime.sleep(600)"
-    begin = time.monotonic()
+    ready = [tmp_path / "0", tmp_path / "1"]
+    text = (
+        "import signal\nsignal.signal(15, lambda *_: sys.exit(3))\n"
+        f"open(r'{tmp_path}/' + str(rank), 'w')\ntime.sleep(600)"
+    )
     with pytest.raises(SystemExit) as ended:
-        ranks.train_together(_program(tmp_path, text), 2, lambda: time.monotonic() - begin < 1)
+        ranks.train_together(
+            _program(tmp_path, text), 2, lambda: not all(file.exists() for file in ready)
+        )
     assert ended.value.code == ranks.STOPPED
 
 

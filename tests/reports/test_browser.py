@@ -50,8 +50,8 @@ def test_flicker_starts_and_stops(browser: Any, outputs: Path) -> None:
         button, before = views.get_by_role("button", name="Flicker"), views.locator("img").nth(0)
         button.click()
         assert before.is_visible()
-        before.wait_for(state="hidden", timeout=3000)
-        before.wait_for(state="visible", timeout=3000)
+        before.wait_for(state="hidden", timeout=30_000)
+        before.wait_for(state="visible", timeout=30_000)
         button.click()
         assert button.get_attribute("aria-pressed") == "false"
 

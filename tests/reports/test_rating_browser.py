@@ -122,6 +122,6 @@ def test_every_flicker_shows_its_first_two_in_turn(browser: Any, outputs: Path) 
             pictures = button.locator("..").locator("figure")
             first = pictures.nth(0).is_visible()
             button.click()
-            pictures.nth(0).wait_for(state="hidden" if first else "visible", timeout=3000)
+            pictures.nth(0).wait_for(state="hidden" if first else "visible", timeout=30_000)
             button.click()
             assert button.get_attribute("aria-pressed") == "false"
