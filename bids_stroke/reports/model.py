@@ -25,14 +25,16 @@ MEASURES = {
     "mean marked without lesion ml": "Falsely marked on a scan without lesions, mean (mL)",
 }
 """What the measures of the models that come with the program are (``benchmarks/embedded``)."""
-FOUND = re.compile(r"found of (\d+) between (\d+) and (\d+) mm3")
+FOUND = re.compile(r"found of (\d+)( plain)? between (\d+) and (\d+) mm3")
 
 
 def measure_name(name: str) -> str:
     """A measure of a model's card in plain words, with the images before it where they are."""
     images, _, measure = name.rpartition(", ")
     if found := FOUND.fullmatch(measure):
-        words = "Found of {} small lesions ({} to {} mm³)".format(*found.groups())
+        count, plain, low, high = found.groups()
+        words = f"Found of {count} small lesions ({low} to {high} mm³)"
+        words += ", painted by other code than those of the training" if plain else ""
     else:
         words = MEASURES.get(measure) or plain_name(measure)
     return f"{images}: {words}" if images else words
