@@ -17,6 +17,7 @@ import numpy as np
 from nibabel.processing import resample_from_to
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.special import expit
 from skimage.filters import threshold_otsu
 
 SPACING = 1.5
@@ -63,8 +64,8 @@ def tissues_of(t1w: Volume, brain: NDArray[np.bool_]) -> dict[str, Volume]:
     dark = threshold_otsu(values)
     middle = np.quantile(values[values > dark], 0.52)
     width = 0.06 * values.std()
-    fluid = brain / (1 + np.exp((t1w - dark) / width))
-    white = brain / (1 + np.exp((middle - t1w) / width))
+    fluid = brain * expit((dark - t1w) / width)
+    white = brain * expit((t1w - middle) / width)
     return {"csf": fluid, "gm": brain - fluid - white, "wm": white}
 
 
