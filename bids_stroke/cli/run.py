@@ -1,5 +1,7 @@
 """The BIDS App: ``main(argv)`` checks, plans, runs, reports, and returns the exit code."""
 
+import atexit
+import gc
 import os
 import shutil
 import sys
@@ -60,6 +62,7 @@ class Plan:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; an expected error becomes one line on stderr and its exit code."""
+    atexit.register(gc.freeze)  # else Python looks through all that is loaded before it ends
     try:
         return run(parse(argv))
     except SystemExit as leaving:

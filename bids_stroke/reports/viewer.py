@@ -126,7 +126,7 @@ def _nifti(coded: _Coded, affine: NDArray[np.floating]) -> bytes:
     header["scl_slope"], header["scl_inter"] = coded.slope, coded.offset
     header["vox_offset"] = 352
     content = header.binaryblock + bytes(4) + coded.voxels.tobytes(order="F")
-    return gzip.compress(content, compresslevel=9, mtime=0)
+    return gzip.compress(content, compresslevel=7, mtime=0)  # 9: 1 % less, four times as long
 
 
 def _coarser(grid: Grid, voxel_mm: float) -> Grid:
