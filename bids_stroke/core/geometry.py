@@ -116,12 +116,16 @@ def _copy(
     moved = data.transpose(order)
     read, write = [], []
     for axis, origin in enumerate(order):
-        index = rotation[origin, axis] * np.arange(shape[axis]) + offset[origin]
+        step = int(rotation[origin, axis])
+        index = step * np.arange(shape[axis]) + offset[origin]
         inside = np.flatnonzero((index >= 0) & (index < moved.shape[axis]))
-        read.append(index[inside])
-        write.append(inside)
+        first, last = (int(inside[0]), int(inside[-1])) if inside.size else (0, -1)
+        write.append(slice(first, last + 1))
+        end = int(index[last]) + step
+        read.append(slice(int(index[first]), end if end >= 0 else None, step))
     out = np.full(shape, cval, dtype=np.float32)
-    out[np.ix_(*write)] = moved[np.ix_(*read)]
+    if all(part.stop > part.start for part in write):
+        out[tuple(write)] = moved[tuple(read)]
     return out
 
 
