@@ -34,7 +34,7 @@ def measure_name(name: str) -> str:
     if found := FOUND.fullmatch(measure):
         count, plain, low, high = found.groups()
         words = f"Found of {count} small lesions ({low} to {high} mm³)"
-        words += ", painted by other code than those of the training" if plain else ""
+        words += ", painted by other code than the training has" if plain else ""
     else:
         words = MEASURES.get(measure) or plain_name(measure)
     return f"{images}: {words}" if images else words

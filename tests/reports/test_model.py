@@ -23,8 +23,8 @@ from bids_stroke.reports.model import measure_name, write_model_page
         ),
         (
             "T1w, found of 72 plain between 30 and 1500 mm3",
-            "T1w: Found of 72 small lesions (30 to 1500 mm³), painted by other code than those of "
-            "the training",
+            "T1w: Found of 72 small lesions (30 to 1500 mm³), painted by other code than "
+            "the training has",
         ),
         ("dice within 10mm", "Dice within 10 mm of the lesion"),
         ("mean dice at operating point", "Mean dice at operating point"),
