@@ -1,0 +1,137 @@
+"""What half precision changes on real scans: the embedded model in fp16, as a GPU has it, and bf16.
+
+    python benchmarks/half.py SHARED
+
+A GPU multiplies in fp16, sums in fp32 and keeps what comes out in fp16. Here that is computed on a
+CPU: what goes into and comes out of every layer is rounded to fp16, all between is fp32, and the
+weights are stored in fp16 already. bf16 is OpenVINO's, where the processor has it. Both are
+compared with torch in fp32 within the brain: patient26 (T1w + FLAIR, and each alone) and every
+session of ``ms_raw`` (each image alone on its own grid, with the publisher's brain mask). The last
+line is one JSON object.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from measuring import finish, print_table
+from numpy.typing import NDArray
+from torch import nn
+
+from bids_stroke import data
+from bids_stroke.models import descriptor, executors, predictor
+from bids_stroke.models.torchvision_shim import ensure_torchvision
+
+MODALITIES = ("T1w", "FLAIR")
+Volume = NDArray[np.float32]
+Scan = tuple[str, dict[str, Volume], NDArray[np.bool_], tuple[float, ...]]
+
+
+def _halved(value: Any) -> Any:
+    """Tensors rounded to fp16, as fp32; everything else as it is."""
+    if isinstance(value, torch.Tensor) and value.is_floating_point():
+        return value.half().float()
+    if isinstance(value, tuple | list):
+        return type(value)(_halved(one) for one in value)
+    return value
+
+
+def round_to_half(network: nn.Module) -> None:
+    """Round what passes between the layers of a network to fp16, in place."""
+    for layer in network.modules():
+        if not any(layer.children()):
+            layer.register_forward_pre_hook(lambda _, given: _halved(given))
+            layer.register_forward_hook(lambda _, given, made: _halved(made))
+
+
+def _read(path: Path) -> tuple[Volume, tuple[float, ...]]:
+    image = nib.as_closest_canonical(nib.load(path))
+    return image.get_fdata(dtype=np.float32), tuple(map(float, image.header.get_zooms()[:3]))
+
+
+def _zscored(image: Volume, brain: NDArray[np.bool_]) -> Volume:
+    values = image[brain]
+    return np.where(brain, (image - values.mean()) / values.std(), 0).astype(np.float32)
+
+
+def scans(shared: Path) -> list[Scan]:
+    """Name, z-scored channels, brain and voxel sides of each real scan."""
+    found: list[Scan] = []
+    images = {m: _read(shared / "ms_mni" / f"patient26_{m}.nii.gz") for m in MODALITIES}
+    brain, zooms = images["T1w"][0] != 0, images["T1w"][1]
+    channels = {name: _zscored(image, brain) for name, (image, _) in images.items()}
+    found.append(("patient26 T1w+FLAIR", channels, brain, zooms))
+    for name in MODALITIES:
+        found.append((f"patient26 {name}", {name: channels[name]}, brain, zooms))
+    for path in sorted((shared / "ms_raw").glob("sub-*/ses-*/anat/*.nii.gz")):
+        stem, _, name = path.name.removesuffix(".nii.gz").rpartition("_")
+        image, zooms = _read(path)
+        mask = shared / "ms_raw_reference" / f"{stem}_space-{name}_desc-brain_mask.nii.gz"
+        brain = _read(mask)[0] > 0.5
+        found.append((f"{stem} {name}", {name: _zscored(image, brain)}, brain, zooms))
+    return found
+
+
+def predictors() -> dict[str, predictor.Predictor]:
+    """The embedded model exactly, in fp16 as on a GPU, and in bf16 where it can be had."""
+    ensure_torchvision()
+    model = descriptor.load(data.path("models", "embedded.toml"))
+    found = {name: predictor.load(model, exact=True) for name in ("fp32", "fp16")}
+    round_to_half(found["fp16"].network)
+    if executors.has_openvino() and executors.can_bf16():
+        found["bf16"] = predictor.load(model, precision="bf16")
+    return found
+
+
+def compare(scan: Scan, models: dict[str, predictor.Predictor], threshold: float) -> list[Any]:
+    """A row for each half precision: largest difference, Dice of the masks, voxels of both."""
+    name, channels, brain, zooms = scan
+    maps = {key: predictor.predict(model, channels, zooms) for key, model in models.items()}
+    exact = maps.pop("fp32")
+    mask = (exact >= threshold) & brain
+    rows = []
+    for key, found in maps.items():
+        other = (found >= threshold) & brain
+        total = int(mask.sum() + other.sum())
+        dice = 2 * int((mask & other).sum()) / total if total else 1.0
+        difference = float(np.abs(found - exact)[brain].max())
+        rows.append(
+            {
+                "scan": name,
+                "precision": key,
+                "max_abs_difference": round(difference, 5),
+                "dice": round(dice, 5),
+                "voxels": f"{int(mask.sum())} and {int(other.sum())}",
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    """Print a table of all real scans, and the worst of each precision."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("shared", type=Path, help="folder of the shared data")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    models = predictors()
+    threshold = descriptor.load(data.path("models", "embedded.toml")).operating_point.threshold
+    rows = [row for scan in scans(arguments.shared) for row in compare(scan, models, threshold)]
+    print_table(rows)
+    worst = {
+        key: {
+            "max_abs_difference": max(
+                r["max_abs_difference"] for r in rows if r["precision"] == key
+            ),
+            "least_dice": min(r["dice"] for r in rows if r["precision"] == key),
+        }
+        for key in models
+        if key != "fp32"
+    }
+    finish(worst)
+
+
+if __name__ == "__main__":
+    main()
