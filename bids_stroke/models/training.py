@@ -22,6 +22,7 @@ from bids_stroke.models.torchvision_shim import ensure_torchvision
 
 CONFIGURATION = "3d_fullres"
 _BRAIN_MM = (135.0, 174.0, 141.0)  # z, y, x of a usual brain
+BATCH_DICE = False  # a large lesion of one sample would hide the small ones of the other
 BINS_ML = {"small": (0.0, 1.0), "medium": (1.0, 10.0), "large": (10.0, float("inf"))}
 
 
@@ -91,7 +92,7 @@ def _configuration(network: Network, name: str) -> dict[str, Any]:
         "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
         "resampling_fn_probabilities_kwargs": {**resampling, "order": 1},
         "architecture": _architecture(network),
-        "batch_dice": False,
+        "batch_dice": BATCH_DICE,
     }
 
 
@@ -140,21 +141,13 @@ def build(network: Network, *, deep_supervision: bool = True) -> nn.Module:
     )
 
 
-def build_loss(heads: int) -> nn.Module:
-    """nnU-Net's Dice + cross-entropy with deep supervision; IGNORE voxels do not count.
-
-    Dice is that of each sample: a large lesion would hide the small ones of the other sample.
-    """
+def loss_of(heads: int) -> nn.Module:
+    """nnU-Net's Dice + cross-entropy over ``heads`` outputs; IGNORE voxels do not count."""
     ensure_torchvision()
-    from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
-    from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
-    from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+    from bids_stroke.models.losses import build_loss, deeply_supervised
+    from bids_stroke.models.recipe import Loss
 
-    dice = {"batch_dice": False, "smooth": 1e-5, "do_bg": False, "ddp": False}
-    single = DC_and_CE_loss(dice, {}, ignore_label=IGNORE, dice_class=MemoryEfficientSoftDiceLoss)
-    weights = np.array([0.5**i for i in range(heads)])
-    weights[-1] = 0.0
-    return DeepSupervisionWrapper(single, tuple(weights / weights.sum()))
+    return deeply_supervised(build_loss(Loss(), batch_dice=BATCH_DICE, ignore_label=IGNORE), heads)
 
 
 def targets(label: torch.Tensor, outputs: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -183,7 +176,7 @@ class Trainer:
         self.schedule, self.design, self.folder = schedule, network, folder
         self.model = build(network)
         self.average = deepcopy(self.model).eval()
-        self.loss = build_loss(len(network.features) - 1)
+        self.loss = loss_of(len(network.features) - 1)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=schedule.learning_rate,
