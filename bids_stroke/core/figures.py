@@ -29,6 +29,7 @@ from bids_stroke.core.mosaic import (
     grey,
     intensity_window,
     mosaic_slices,
+    not_dark,
     place_caption,
     rgb,
     slice_panel,
@@ -56,7 +57,7 @@ def brain_mask_figure(image: Array, mask: Array, affine: NDArray[np.floating], p
     ``image`` and ``mask`` are [x, y, z] on one grid of ``affine`` (RAS+ mm, any orientation).
     """
     affine, (image, mask) = _ras(affine, image, mask > 0)
-    shown = mask if mask.any() else image > 0.1 * intensity_window(image)[1]
+    shown = mask if mask.any() else not_dark(image)
     slices = mosaic_slices(shown)
     view = view_of(affine, shown, margin_mm=20).fitted(MIXED)
     window = intensity_window(image, mask)
@@ -107,7 +108,7 @@ def registration_figure(
     the same grey, so that a page can flicker between them.
     """
     affine, (fixed, before, after) = _ras(affine, fixed, moving_before, moving_after)
-    shown = fixed > 0.1 * intensity_window(fixed)[1]
+    shown = not_dark(fixed)
     view = view_of(affine, shown).fitted(MIXED)
     fixed_window, window = intensity_window(fixed), intensity_window(after)
     slices = mosaic_slices(shown)[1:]

@@ -138,6 +138,11 @@ def intensity_window(image: Array, inside: Array | None = None) -> Window:
     return low, max(low + 1.1 * (float(high) - low), low + 1e-6)
 
 
+def not_dark(image: Array) -> NDArray[np.bool_]:
+    """Where an image has more than a tenth of its white."""
+    return np.asarray(image > 0.1 * intensity_window(image)[1])
+
+
 def grey(image: Array, view: View, plane: str, index: int, window: Window) -> NDArray[np.float32]:
     """Pixels of one panel in 0..1."""
     low, high = window

@@ -42,7 +42,7 @@ def peak(counts: Array) -> tuple[int, int, int]:
 def _painted(background: Array, counts: Array, view: View, plane: str, index: int) -> Array:
     """RGB panel: grey anatomy, and colours where at least one person has a lesion."""
     window = mosaic.intensity_window(background)
-    base = np.repeat(mosaic.grey(background, view, plane, index, window)[..., None], 3, axis=2)
+    base = mosaic.rgb(mosaic.grey(background, view, plane, index, window))
     piece = mosaic.enlarge(mosaic.cut(counts, view, plane, index), view.pixels(plane), order=0)
     most = max(int(counts.max(initial=0)), 2)
     share = _DARKEST + (_LIGHTEST - _DARKEST) * (piece - 1) / (most - 1)
@@ -60,7 +60,7 @@ def overlap_figure(background: Array, counts: Array, affine: Array, path: Path) 
     """
     background, ras = to_ras(background, affine)
     counts, _ = to_ras(counts, affine)
-    shown = background > 0.1 * mosaic.intensity_window(background)[1]
+    shown = mosaic.not_dark(background)
     view = mosaic.view_of(ras, shown).fitted(mosaic.MIXED)
     axial = [("axial", i) for i in mosaic.spread(shown, "axial", 12, trim=0.1)]
     through = peak(counts) if counts.any() else [n // 2 for n in counts.shape]
