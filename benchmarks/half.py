@@ -21,7 +21,8 @@ from measuring import finish, print_table
 from numpy.typing import NDArray
 from torch import nn
 
-from bids_stroke import data
+from bids_stroke.core.intensity import zscore
+from bids_stroke.core.metrics import voxelwise
 from bids_stroke.models import descriptor, executors, predictor
 from bids_stroke.models.torchvision_shim import ensure_torchvision
 
@@ -52,17 +53,12 @@ def _read(path: Path) -> tuple[Volume, tuple[float, ...]]:
     return image.get_fdata(dtype=np.float32), tuple(map(float, image.header.get_zooms()[:3]))
 
 
-def _zscored(image: Volume, brain: NDArray[np.bool_]) -> Volume:
-    values = image[brain]
-    return np.where(brain, (image - values.mean()) / values.std(), 0).astype(np.float32)
-
-
 def scans(shared: Path) -> list[Scan]:
     """Name, z-scored channels, brain and voxel sides of each real scan."""
     found: list[Scan] = []
     images = {m: _read(shared / "ms_mni" / f"patient26_{m}.nii.gz") for m in MODALITIES}
     brain, zooms = images["T1w"][0] != 0, images["T1w"][1]
-    channels = {name: _zscored(image, brain) for name, (image, _) in images.items()}
+    channels = {name: zscore(image, brain) for name, (image, _) in images.items()}
     found.append(("patient26 T1w+FLAIR", channels, brain, zooms))
     for name in MODALITIES:
         found.append((f"patient26 {name}", {name: channels[name]}, brain, zooms))
@@ -71,14 +67,14 @@ def scans(shared: Path) -> list[Scan]:
         image, zooms = _read(path)
         mask = shared / "ms_raw_reference" / f"{stem}_space-{name}_desc-brain_mask.nii.gz"
         brain = _read(mask)[0] > 0.5
-        found.append((f"{stem} {name}", {name: _zscored(image, brain)}, brain, zooms))
+        found.append((f"{stem} {name}", {name: zscore(image, brain)}, brain, zooms))
     return found
 
 
 def predictors() -> dict[str, predictor.Predictor]:
     """The embedded model exactly, in fp16 as on a GPU, and in bf16 where it can be had."""
     ensure_torchvision()
-    model = descriptor.load(data.path("models", "embedded.toml"))
+    model = descriptor.find("embedded")
     found = {name: predictor.load(model, exact=True) for name in ("fp32", "fp16")}
     round_to_half(found["fp16"].network)
     if executors.has_openvino() and executors.can_bf16():
@@ -95,15 +91,13 @@ def compare(scan: Scan, models: dict[str, predictor.Predictor], threshold: float
     rows = []
     for key, found in maps.items():
         other = (found >= threshold) & brain
-        total = int(mask.sum() + other.sum())
-        dice = 2 * int((mask & other).sum()) / total if total else 1.0
         difference = float(np.abs(found - exact)[brain].max())
         rows.append(
             {
                 "scan": name,
                 "precision": key,
                 "max_abs_difference": round(difference, 5),
-                "dice": round(dice, 5),
+                "dice": round(voxelwise(mask, other)["dice"], 5),
                 "voxels": f"{int(mask.sum())} and {int(other.sum())}",
             }
         )
@@ -117,7 +111,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     models = predictors()
-    threshold = descriptor.load(data.path("models", "embedded.toml")).operating_point.threshold
+    threshold = descriptor.find("embedded").operating_point.threshold
     rows = [row for scan in scans(arguments.shared) for row in compare(scan, models, threshold)]
     print_table(rows)
     worst = {
