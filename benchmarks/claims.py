@@ -1,8 +1,10 @@
 """Claims of the papers, tried on small synthetic data by the recipes and trainer of the program.
 
     python benchmarks/claims.py [--quick] [--out DIR] [--seeds N] [--runs NAME ...]
+                                [--real SHARED_DATA]
 
-For each seed a cohort is drawn (``claims_cohort``), and every run of ``RUNS`` is trained on it for
+For each seed a cohort is drawn (``claims_cohort``; with ``--real`` that of ``claims_real``, for the
+runs from a T1w model alone), and every run of ``RUNS`` is trained on it for
 as many steps as those that it is compared with: recipe, loss, optimizer, augmentation, stages and
 adaptation are the program's, network, patch, batch and number of steps are small. The Dice of the
 held-out sessions (probability cut at one half, predicted as in deployment) is taken before the
@@ -30,6 +32,8 @@ from measuring import finish, print_table
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from claims_cohort import BOTH, FLAIR_ONLY, GROUPS, VOXEL_MM, Cohort, write_cohort  # noqa: E402
+from claims_real import GROUPS as REAL_GROUPS  # noqa: E402
+from claims_real import write_cohort as write_real_cohort  # noqa: E402
 
 from bids_stroke.core import ensemble_search  # noqa: E402
 from bids_stroke.core.files import load_image, write_json  # noqa: E402
@@ -92,6 +96,7 @@ RUNS = (
     Run(name="resunet, mixed", recipe="mohapatra2023-resunet", **_2D),
     Run(name="attunet, mixed", recipe="mohapatra2023-attunet", **_2D),
 )
+FROM_T1W = tuple(run.name for run in RUNS if run.recipe.startswith("meddahi2024"))
 MEMBERS = tuple(run.name for run in RUNS if run.name.endswith(", mixed"))
 QUICK_LOOK = 4
 QUICK = ("T1w model", "dual, zero", "unet, ImTT", "unet, mixed", "resunet, mixed")
@@ -327,10 +332,20 @@ def slug(name: str) -> str:
     return name.lower().replace(", ", "-").replace(" ", "-")
 
 
-def seed_results(folder: Path, seed: int, names: Sequence[str], steps: int | None) -> dict:
+def draw(folder: Path, seed: int, is_quick: bool, shared: Path | None) -> Cohort:
+    """The sessions of a seed; few of them for the quick form."""
+    if shared:
+        few = [replace(g, train=min(g.train, 3), held_out=min(g.held_out, 4)) for g in REAL_GROUPS]
+        return write_real_cohort(folder, seed, shared, few if is_quick else REAL_GROUPS)
+    few = [replace(g, train=3, held_out=4) for g in GROUPS]
+    return write_cohort(folder, seed, few if is_quick else GROUPS)
+
+
+def seed_results(
+    folder: Path, seed: int, names: Sequence[str], steps: int | None, shared: Path | None
+) -> dict:
     """Results of the runs of one seed; those that are in the folder are not repeated."""
-    groups = GROUPS if steps is None else [replace(g, train=3, held_out=4) for g in GROUPS]
-    cohort = write_cohort(folder / "cohort", seed, groups)
+    cohort = draw(folder / "cohort", seed, steps is not None, shared)
     found: dict[str, Any] = {}
     for run in (run for run in RUNS if run.name in names):
         place = folder / slug(run.name)
@@ -358,16 +373,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="default: a folder that is removed at the end")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--runs", nargs="+", metavar="NAME", help="default: all")
+    parser.add_argument("--real", type=Path, metavar="SHARED_DATA", help="lesions in real scans")
     asked = parser.parse_args(argv)
     import torch
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    names = asked.runs or (QUICK if asked.quick else [run.name for run in RUNS])
+    usual = QUICK if asked.quick else [run.name for run in RUNS]
+    names = asked.runs or [name for name in usual if not asked.real or name in FROM_T1W]
     seeds = range(1, 2 if asked.quick else asked.seeds + 1)
     with tempfile.TemporaryDirectory() as made:
         out = (asked.out or Path(made)).absolute()
         steps = 3 * QUICK_LOOK if asked.quick else None
-        results = [seed_results(out / f"seed-{seed}", seed, names, steps) for seed in seeds]
+        results = [
+            seed_results(out / f"seed-{seed}", seed, names, steps, asked.real) for seed in seeds
+        ]
     print_table(curves(results, names))
     print()
     ensemble = [result["ensembles"] for result in results if "ensembles" in result]

@@ -94,7 +94,7 @@ def _write(folder: Path, group: Group, number: int, rng: np.random.Generator, se
     }
     box = bounding_box(head.brain, 2)
     arrays = {**images, "brain": head.brain, "label": lesion.mask & head.brain}
-    return _case(
+    return write_case(
         folder / f"sub-{group.name}{number:02d}",
         {name: array[box] for name, array in arrays.items()},
         {"training_set": group.name, "seen_on": seen_on},
@@ -142,7 +142,7 @@ def _scan(
     return rician(np.clip(image, 0, None) ** np.float32(gamma), rng, noise) * head.brain
 
 
-def _case(folder: Path, arrays: dict[str, NDArray], where: dict[str, str]) -> Case:
+def write_case(folder: Path, arrays: dict[str, NDArray], where: dict[str, str]) -> Case:
     """Write the images and masks of a session, all on one grid."""
     folder.mkdir(parents=True, exist_ok=True)
     affine = np.diag([VOXEL_MM] * 3 + [1.0])

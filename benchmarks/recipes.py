@@ -1,14 +1,16 @@
 """Every recipe at its own size, from images to a model and its prediction, by the real commands.
 
     python benchmarks/recipes.py [--quick] [--tiny] [--recipes NAME ...] [--iterations N]
-                                 [--out DIR] [--most-gb GB] [--start-from MODEL]
+                                 [--out DIR] [--most-gb GB] [--threads N] [--start-from MODEL]
+                                 [--real SHARED_DATA]
 
 On a cohort of ``bids_stroke-demo`` each recipe is trained by ``bids_stroke BIDS OUT train --recipe
 NAME --epochs 1 --iterations N --folds 0``, with its own network, patch and batch, and its model is
 run on the participant that was held out. All recipes share one split and one work folder, so that
 images are preprocessed once. ``recipes.tsv`` in ``--out`` gets a row as soon as a recipe is done,
 and a later run leaves out what stands there. A recipe that takes more than ``--most-gb`` is
-stopped. The last line is one JSON object.
+stopped. With ``--real`` the cohort is that of ``painted.py``: strokes painted into nine sessions of
+two people's real scans. The last line is one JSON object.
 
 The Dice is that of the probability, cut at one half, after N iterations: it tells that the path is
 whole, and after a few iterations it tells nothing of a method.
@@ -35,6 +37,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 HELD_OUT = "sub-07"
 """A participant of the demonstration with T1w and FLAIR, and a lesion on each side."""
+REAL_HELD_OUT = "sub-04"
+"""The participant of the real scans with fewer sessions."""
 T1W_MODEL = "meddahi2024-t1w"
 FROM_T1W = (
     "meddahi2024-t1w-finetune",
@@ -63,20 +67,24 @@ HEADS = (
 TOO_LARGE = 75  # the exit code of the program for memory that ran out
 
 
-def cohort(out: Path, tiny: bool) -> Path:
-    """The demonstration dataset, made once."""
-    bids = out / ("demo-tiny" if tiny else "demo")
-    if not (bids / "derivatives").is_dir():
+def cohort(out: Path, tiny: bool, shared: Path | None) -> Path:
+    """The demonstration dataset, or real scans with painted strokes, made once."""
+    bids = out / ("real" if shared else "demo-tiny" if tiny else "demo")
+    if (bids / "derivatives").is_dir():
+        return bids
+    if shared:
+        run_python([Path(__file__).with_name("painted.py"), shared, bids, "--cohort"])
+    else:
         code = "import sys; from bids_stroke.cli.demo import main; sys.exit(main(sys.argv[1:]))"
         run_python(["-c", code, bids, "--overwrite", *(["--tiny"] if tiny else [])])
     return bids
 
 
-def write_split(bids: Path, channels: Sequence[str], path: Path) -> Path:
+def write_split(bids: Path, channels: Sequence[str], held_out: str, path: Path) -> Path:
     """One fold: everyone who has the channels trains, but for the one held out."""
     people = sorted(p.name for p in bids.glob("sub-*"))
     whole = [p for p in people if all(any((bids / p).rglob(f"*_{c}.nii.gz")) for c in channels)]
-    fold = {"train": [p for p in whole if p != HELD_OUT], "val": [HELD_OUT]}
+    fold = {"train": [p for p in whole if p != held_out], "val": [held_out]}
     path.write_text(json.dumps([fold]), encoding="utf-8")
     return path
 
@@ -107,25 +115,27 @@ def _end(run: psutil.Popen) -> None:
         process.kill()
 
 
-def common(work: Path) -> list[str | Path]:
+def common(asked: argparse.Namespace) -> list[str | Path]:
     """Flags of both commands: one step at a time, so that memory is that of one network."""
-    return ["-w", work, "--nprocs", "2", "--omp-nthreads", "2", "--mem", "12"]
+    threads = str(asked.threads)
+    return ["-w", asked.out / "work", "--nprocs", threads, "--omp-nthreads", threads, "--mem", "12"]
 
 
 def measure(name: str, bids: Path, asked: argparse.Namespace) -> dict[str, Any]:
     """Train a recipe, run its model, and give the row."""
     from bids_stroke.models import recipe as recipes
 
-    out, work, log = asked.out / name, asked.out / "work", asked.out / f"{name}.log"
+    out, log = asked.out / name, asked.out / f"{name}.log"
     chosen = recipes.find(name)
     root = out / "sourcedata" / "nnunet" / name
     first = asked.start_from or model_of(asked.out, T1W_MODEL)
     start = ["--pretrained", first] if name in FROM_T1W else []
-    split = write_split(bids, chosen.channels, asked.out / f"split-{name}.json")
+    held_out = REAL_HELD_OUT if asked.real else HELD_OUT
+    split = write_split(bids, chosen.channels, held_out, asked.out / f"split-{name}.json")
     train = watched(
         [bids, out, "train", "--recipe", name, "--epochs", "1"]
         + ["--iterations", str(asked.iterations), "--folds", "0", "--splits", split]
-        + [*start, *common(work)],
+        + [*start, *common(asked)],
         log,
         asked.most_gb,
     )
@@ -136,8 +146,8 @@ def measure(name: str, bids: Path, asked: argparse.Namespace) -> dict[str, Any]:
         return row
     row |= facts(root)
     predict = watched(
-        [bids, out, "participant", "--participant-label", HELD_OUT[4:]]
-        + ["--model", root / "model", *common(work)],
+        [bids, out, "participant", "--participant-label", held_out[4:]]
+        + ["--model", root / "model", *common(asked)],
         log,
         asked.most_gb,
     )
@@ -248,10 +258,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--quick", action="store_true", help="one recipe, one iteration, tiny heads"
     )
     parser.add_argument("--tiny", action="store_true", help="heads of 3 mm voxels")
+    parser.add_argument("--real", type=Path, metavar="SHARED_DATA", help="strokes in real scans")
     parser.add_argument("--recipes", nargs="+", metavar="NAME", help="default: all")
     parser.add_argument("--iterations", type=int, default=2)
     parser.add_argument("--out", type=Path, help="default: a folder that is removed at the end")
     parser.add_argument("--most-gb", type=float, default=10.0)
+    parser.add_argument("--threads", type=int, default=2, help="1 beside other programs")
     parser.add_argument(
         "--start-from",
         type=Path,
@@ -265,7 +277,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as made:
         asked.out = (asked.out or Path(made)).absolute()
         asked.out.mkdir(parents=True, exist_ok=True)
-        bids, table = cohort(asked.out, asked.tiny), asked.out / "recipes.tsv"
+        bids, table = cohort(asked.out, asked.tiny, asked.real), asked.out / "recipes.tsv"
         for name in names if asked.start_from else ordered(names, asked.out):
             if known(table).get(name, {}).get("participant exit") != "0":
                 add(measure(name, bids, asked), table)

@@ -84,6 +84,39 @@ def test_lesions_of_an_upper_group_lie_above_the_others(claims: ModuleType, coho
     assert min(map(height, cohort.train["target"] + cohort.train["intermediate"])) > 0.5
 
 
+@pytest.fixture(scope="module")
+def real(claims: ModuleType, real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("real")
+    return claims.draw(folder, 1, True, real_data)
+
+
+def test_real_heads_that_are_held_out_are_of_another_person(real: Any) -> None:
+    trained = {case.where["scan"].split("_")[0] for cases in real.train.values() for case in cases}
+    held_out = {c.where["scan"].split("_")[0] for cases in real.held_out.values() for c in cases}
+    assert trained == {"patient26", "sub-04"} and held_out == {"sub-01"}
+    assert {name: len(cases) for name, cases in real.train.items()} == {
+        "large": 3,
+        "target": 0,
+        "flair": 3,
+    }
+
+
+def test_lesions_lie_in_the_brain_of_the_real_head_and_show_on_its_flair(real: Any) -> None:
+    cases = [case for cases in [*real.train.values(), *real.held_out.values()] for case in cases]
+    for case in cases:
+        lesion, brain = (np.asarray(load_image(f).dataobj) > 0 for f in (case.label, case.brain))
+        assert not (lesion & ~brain).any()
+        assert 1000 < brain.sum() * 0.027 < 2000
+        assert 1.5 <= case.volume_ml <= 30
+    for case in real.train["flair"]:
+        lesion, brain = (np.asarray(load_image(f).dataobj) > 0 for f in (case.label, case.brain))
+        contrast = {
+            name: _contrast(load_image(file).get_fdata(), lesion, brain)
+            for name, file in case.images.items()
+        }
+        assert contrast["FLAIR"] > 0.5, case.case
+
+
 def test_tables_tell_each_seed_and_each_kind_of_lesion(claims: ModuleType) -> None:
     seen = {"a": claims.BOTH, "b": claims.FLAIR_ONLY}
     first = {"curve": {"0": {"a": 0.0, "b": 0.0}, "200": {"a": 0.8, "b": 0.2}}, "seen_on": seen}

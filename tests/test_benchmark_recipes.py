@@ -46,9 +46,9 @@ def test_who_has_the_channels_trains_but_for_the_one_held_out(
             path = tmp_path / f"sub-{sub}" / "anat" / f"sub-{sub}_{channel}.nii.gz"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-    path = benchmark.write_split(tmp_path, ("T1w", "FLAIR"), tmp_path / "split.json")
+    path = benchmark.write_split(tmp_path, ("T1w", "FLAIR"), "sub-07", tmp_path / "split.json")
     assert json.loads(path.read_text()) == [{"train": ["sub-01"], "val": ["sub-07"]}]
-    path = benchmark.write_split(tmp_path, ("T1w",), tmp_path / "split.json")
+    path = benchmark.write_split(tmp_path, ("T1w",), "sub-07", tmp_path / "split.json")
     assert json.loads(path.read_text())[0]["train"] == ["sub-01", "sub-03"]
 
 
@@ -63,7 +63,7 @@ def test_a_second_run_leaves_out_what_is_done_and_repeats_what_failed(
         return dict.fromkeys(benchmark.HEADS, "n/a") | {"recipe": name, "participant exit": code}
 
     monkeypatch.setattr(benchmark, "measure", measure)
-    monkeypatch.setattr(benchmark, "cohort", lambda out, tiny: out)
+    monkeypatch.setattr(benchmark, "cohort", lambda out, tiny, shared: out)
     arguments = ["--out", str(tmp_path), "--recipes", "embedded", "lesiongnb"]
     assert benchmark.main(arguments) == 1
     assert benchmark.main(arguments) == 0
