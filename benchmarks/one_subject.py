@@ -119,12 +119,12 @@ def chained(t1w: Path, flair: Path, folder: Path, model: Path) -> Path:
     return result
 
 
-def ours(bids: Path, folder: Path, model: Path, precision: str, threads: int) -> None:
+def ours(bids: Path, folder: Path, model: Path, precision: str) -> None:
     """Run our program without anything kept from a run before."""
     bids_stroke(
         [bids, folder / "out", "participant", "-w", folder / "work", "--clean-workdir"]
         + ["--model", model, "--precision", precision, "--skip-bids-validation"]
-        + ["--nprocs", "2", "--omp-nthreads", str(threads)]
+        + ["--nprocs", "2"]
     )
 
 
@@ -142,10 +142,9 @@ def compare(
     """Costs of both sides, their ratios, and how equal the masks are to those of the tools."""
     (t1w,), (flair,) = (sorted(bids.rglob(f"sub-*_{s}.nii.gz")) for s in ("T1w", "FLAIR"))
     runners = {TOOLS: partial(chained, t1w, flair, folder / "tools", model)}
-    threads = 1 if model == MODEL else 2  # of a step: a large network is better off with both
     for precision in precisions:
         where = folder / precision
-        runners[f"ours, {precision}"] = partial(ours, bids, where, model, precision, threads)
+        runners[f"ours, {precision}"] = partial(ours, bids, where, model, precision)
     costs = taking_turns(runners, repeats)
     print(f"\n## {bids.name}\n")
     first = costs[TOOLS]

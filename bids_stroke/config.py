@@ -19,6 +19,7 @@ from bids_stroke.errors import InputMissing, UsageError
 LEVELS = ("participant", "group", "train")
 ENSEMBLES = ("mean", "stack", "window")
 PRECISIONS = ("auto", "fp32", "bf16")
+MOST_THREADS = 8  # of one step: networks gain little from more
 SPACES = ("T1w", "FLAIR")
 TEMPLATES = (
     "MNI152NLin2009aSym",
@@ -121,11 +122,12 @@ class Training:
 class Execution:
     """Resources, places and modes of the run; ``memory_gb`` of ``None`` is all there is.
 
+    ``omp_nthreads`` is what the user asked for: what holds are ``threads`` and ``threads_of``.
     ``gpus_per_fold`` divide the batches of a fold in training; without a GPU they are processes.
     """
 
     nprocs: int = field(default=1, metadata={"least": 1})
-    omp_nthreads: int = field(default=1, metadata={"least": 1})
+    omp_nthreads: int | None = field(default=None, metadata={"least": 1})
     memory_gb: float | None = field(default=None, metadata={"above": 0})
     gpu_slots: int = field(default=1, metadata={"least": 1})
     gpus_per_fold: int = field(default=1, metadata={"least": 1})
@@ -141,6 +143,20 @@ class Execution:
     resource_monitor: bool = False
     report_images: str = field(default="embedded", metadata={"choices": REPORT_IMAGES})
     verbose: int = field(default=0, metadata={"least": 0})
+
+    @property
+    def threads(self) -> int:
+        """Threads that one step may use: as asked, else all cores but one, at most 8."""
+        return self.omp_nthreads or min(max(self.nprocs - 1, 1), MOST_THREADS)
+
+    def threads_of(self, pairs: int, at_once: int) -> int:
+        """Threads of a network that ``at_once`` steps of a pair run at the same time.
+
+        Where there is one pair alone, they share all cores, as far as the user leaves it to us.
+        """
+        if self.omp_nthreads or self.plugin_file or pairs > 1:
+            return self.threads
+        return min(max(self.nprocs // at_once, 1), MOST_THREADS)
 
 
 @dataclass(frozen=True, kw_only=True)

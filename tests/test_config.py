@@ -85,6 +85,26 @@ def test_what_is_unknown_or_wrong_is_refused(content: dict, message: str) -> Non
         cfg.from_table(content)
 
 
+@pytest.mark.parametrize(
+    ("execution", "pairs", "at_once", "expected"),
+    [
+        (cfg.Execution(nprocs=2), 1, 1, 2),
+        (cfg.Execution(nprocs=2), 1, 2, 1),
+        (cfg.Execution(nprocs=2), 5, 1, 1),
+        (cfg.Execution(nprocs=16), 1, 1, 8),
+        (cfg.Execution(nprocs=6), 1, 2, 3),
+        (cfg.Execution(nprocs=6), 2, 2, 5),
+        (cfg.Execution(nprocs=1), 1, 2, 1),
+        (cfg.Execution(nprocs=8, omp_nthreads=3), 1, 1, 3),
+        (cfg.Execution(nprocs=4, plugin_file=Path("slurm.yml")), 1, 1, 3),
+    ],
+)
+def test_networks_of_one_pair_alone_share_all_cores(
+    execution: cfg.Execution, pairs: int, at_once: int, expected: int
+) -> None:
+    assert execution.threads_of(pairs, at_once) == expected
+
+
 def test_sections_are_frozen_and_keyword_only() -> None:
     config = cfg.from_table(table())
     with pytest.raises(FrozenInstanceError):

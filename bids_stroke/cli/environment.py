@@ -81,7 +81,7 @@ def prepare(execution: Execution, environ: Mapping[str, str] = os.environ) -> di
     Raises CannotCreate when the work folder can't be written.
     """
     folder = execution.work_dir / ENVIRONMENT_FOLDER
-    threads = str(execution.omp_nthreads)
+    threads = str(execution.threads)
     variables = {"NO_ET": "1", "NIPYPE_NO_ET": "1", "MPLBACKEND": "Agg"}
     variables |= dict.fromkeys(THREADS, threads)
     variables["LOGNAME"] = environ.get("LOGNAME") or _user_name()

@@ -408,7 +408,8 @@ def _add_resources(group: argparse._ArgumentGroup) -> None:
         dest="execution.omp_nthreads",
         metavar="N",
         type=values.whole(1),
-        help="cores that one step may use (default: all but one, at most 8)",
+        help="cores that one step may use, at most 8 unless given (default: all but one; for "
+        "one session alone, its networks share all)",
     )
     group.add_argument(
         "--mem",

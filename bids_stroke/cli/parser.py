@@ -60,8 +60,7 @@ PATHS = (
 def _complete(table: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Make paths absolute and fill in what depends on the machine."""
     execution = table.setdefault("execution", {})
-    nprocs = execution.setdefault("nprocs", available_cpus())
-    execution.setdefault("omp_nthreads", min(max(nprocs - 1, 1), 8))
+    execution.setdefault("nprocs", available_cpus())
     execution.setdefault("work_dir", "work")
     for section, key in PATHS:
         if key in table.get(section, {}):

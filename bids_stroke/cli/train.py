@@ -477,7 +477,7 @@ def _write_jobs(
             train_on=train_on,
             pretrained=str(plan.pretrained.file) if plan.pretrained else "",
             device="cuda" if device.startswith("cuda") else device,
-            threads=config.execution.omp_nthreads,
+            threads=config.execution.threads,
             ranks=config.execution.gpus_per_fold,
             workers=loading_workers(config.execution, device, len(folds)),
         )

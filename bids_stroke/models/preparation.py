@@ -11,7 +11,7 @@ import torch
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
-from scipy import ndimage
+from scipy import ndimage, special
 
 from bids_stroke.models import resampling
 
@@ -123,6 +123,8 @@ def restore(
 
 def _probability(values: torch.Tensor, label: int, are_logits: bool) -> torch.Tensor:
     """From [class, ...] logits, or the one row that stands for two classes or a probability."""
-    if len(values) == 1:
-        return values[0].sigmoid() if are_logits else values[0].clone()
+    if len(values) == 1:  # torch's sigmoid rounds otherwise where its threads' shares end
+        return (
+            torch.from_numpy(special.expit(values[0].numpy())) if are_logits else values[0].clone()
+        )
     return values.softmax(0)[label]

@@ -46,7 +46,12 @@ def init_bids_stroke_wf(
     for pair in pairs:
         descriptor, reason = descriptors[pair.label]
         pair_wf = init_pair_wf(
-            config=config, pair=pair, descriptor=descriptor, reason=reason, device=device
+            config=config,
+            pair=pair,
+            descriptor=descriptor,
+            reason=reason,
+            device=device,
+            pairs=len(pairs),
         )
         set_crash_folder(pair_wf, log_dir / f"sub-{pair.subject}")
         workflow.add_nodes([pair_wf])
@@ -76,9 +81,15 @@ def reference_of(descriptor: Descriptor, pair: Pair) -> str:
 
 
 def init_pair_wf(
-    *, config: Config, pair: Pair, descriptor: Descriptor, reason: str, device: str
+    *,
+    config: Config,
+    pair: Pair,
+    descriptor: Descriptor,
+    reason: str,
+    device: str,
+    pairs: int,
 ) -> Workflow:
-    """Everything for one pair: preprocess, segment, draw, write.
+    """Everything for one pair of so many: preprocess, segment, draw, write.
 
     **Inputs**
         none: the files are those of ``pair``
@@ -88,7 +99,8 @@ def init_pair_wf(
     """
     workflow = Workflow(name=pair.workflow_name)
     reference, point = reference_of(descriptor, pair), operating_point(descriptor, config.model)
-    preproc_wf = pair_preproc(config, pair, descriptor.preprocessing, reference, device)
+    threads = config.execution.threads_of(pairs, at_once=len(pair.modalities))
+    preproc_wf = pair_preproc(config, pair, descriptor.preprocessing, reference, device, threads)
     segment_wf = init_segment_wf(
         descriptor=descriptor,
         modalities=pair.modalities,
@@ -99,7 +111,7 @@ def init_pair_wf(
         precision=config.model.precision,
         device=device,
         use_gpu=device != "cpu",
-        omp_nthreads=config.execution.omp_nthreads,
+        omp_nthreads=config.execution.threads_of(pairs, at_once=len(models_of(descriptor))),
         random_seed=config.processing.random_seed,
         threshold=config.model.threshold,
     )
@@ -130,12 +142,17 @@ def init_pair_wf(
     outputs_wf = init_outputs_wf(pair=pair, outputs=outputs, out_dir=config.dataset.output_dir)
     stages = [preproc_wf, segment_wf, normalize_wf, reportlets_wf]
     _connect(workflow, [stage for stage in stages if stage], outputs_wf, outputs)
-    _add_preproc_of_others(workflow, config, pair, descriptor, device)
+    _add_preproc_of_others(workflow, config, pair, descriptor, device, threads)
     return workflow
 
 
 def _add_preproc_of_others(
-    workflow: Workflow, config: Config, pair: Pair, descriptor: Descriptor, device: str
+    workflow: Workflow,
+    config: Config,
+    pair: Pair,
+    descriptor: Descriptor,
+    device: str,
+    threads: int,
 ) -> None:
     """What models of an ensemble want that is not as the first wants it, in the same brain."""
     models = models_of(descriptor)
@@ -149,6 +166,7 @@ def _add_preproc_of_others(
             wanted,
             reference_of(model, pair),
             device,
+            threads,
             name=f"preproc_{number}_wf",
         )
         for mask in masks:
@@ -195,9 +213,10 @@ def pair_preproc(
     preprocessing: Preprocessing,
     reference: str,
     device: str,
+    threads: int,
     name: str = "preproc_wf",
 ) -> Workflow:
-    """Preprocessing workflow of a pair, with its files set."""
+    """Preprocessing workflow of a pair, with its files set; ``threads`` are those of a network."""
     preproc_wf = init_preproc_wf(
         modalities=pair.modalities,
         steps=preprocessing.steps,
@@ -205,7 +224,7 @@ def pair_preproc(
         brain_extraction=config.processing.brain_extraction,
         hdbet_weights=config.processing.hdbet_weights or brain_weights(config.model.models_dir),
         n4_shrink=preprocessing.n4_shrink,
-        omp_nthreads=config.execution.omp_nthreads,
+        omp_nthreads=threads,
         use_gpu=device != "cpu",
         device=device,
         sloppy=config.processing.sloppy,

@@ -103,7 +103,9 @@ def _init_case_wf(
     wanted = recipe.preprocessing.reference
     network = wanted if wanted in pair.modalities else pair.modalities[0]
     workflow = Workflow(name=pair.workflow_name)
-    preproc_wf = pair_preproc(config, pair, recipe.preprocessing, network, device)
+    preproc_wf = pair_preproc(
+        config, pair, recipe.preprocessing, network, device, config.execution.threads
+    )
     case = pe.Node(
         PrepareCase(
             truth=str(reference.file),
@@ -151,7 +153,7 @@ def init_train_wf(
     """
     workflow = Workflow(name=name)
     workflow.base_dir = str(config.execution.work_dir.absolute())
-    on_gpu, threads = device != "cpu", config.execution.omp_nthreads
+    on_gpu, threads = device != "cpu", config.execution.threads
     plan = pe.Node(
         PlanDataset(setup=str(setup), cases=str(places.root / "cases.json")), name="plan", mem_gb=2
     )

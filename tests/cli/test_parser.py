@@ -77,9 +77,11 @@ def parsed(*flags: str) -> config.Config:
         ("--tract-cutoffs 1 5", "processing", "tract_cutoffs", (1.0, 5.0)),
         ("--random-seed 7", "processing", "random_seed", 7),
         ("--sloppy", "processing", "sloppy", True),
-        ("--nprocs 4", "execution", "omp_nthreads", 3),
-        ("--nprocs 1", "execution", "omp_nthreads", 1),
-        ("--nprocs 32", "execution", "omp_nthreads", 8),
+        ("--nprocs 4", "execution", "omp_nthreads", None),
+        ("--nprocs 4", "execution", "threads", 3),
+        ("--nprocs 1", "execution", "threads", 1),
+        ("--nprocs 32", "execution", "threads", 8),
+        ("--nprocs 4 --omp-nthreads 2", "execution", "threads", 2),
         ("--nprocs 4 --omp-nthreads 2", "execution", "omp_nthreads", 2),
         ("--mem 7.5", "execution", "memory_gb", 7.5),
         ("", "execution", "memory_gb", None),
@@ -219,7 +221,7 @@ def test_flags_win_over_the_config_file(tmp_path: Path) -> None:
     now = parsed("--config-file", str(tmp_path / "run.toml"), "--nprocs", "5", "--tta")
     assert (now.execution.nprocs, now.model.name, now.model.tta) == (5, "x", True)
     assert now.dataset.derivatives == {"a": Path("/a")}
-    assert now.execution.omp_nthreads == 2
+    assert now.execution.threads == 4
 
 
 def test_config_file_with_unknown_key(tmp_path: Path) -> None:
