@@ -60,7 +60,7 @@ image-archive: image  ## the image as bids_stroke.tar, which Apptainer converts
 image-test: .venv/installed-test  ## build the image without Docker (root on Debian) and run it in every way
 	BIDS_STROKE_BUILD_IMAGE=1 $(BIN)/python -m pytest -m slow tests/test_image.py
 
-BENCHMARKS := startup scheduling training predict group many_subjects one_subject
+BENCHMARKS := startup scheduling training predict group many_subjects one_subject registration
 
 bench: .venv/installed-test  ## our speed beside that of other tools, an hour; see benchmarks/README.md
 	@for name in $(BENCHMARKS); do echo; echo "# $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done

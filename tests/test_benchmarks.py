@@ -59,3 +59,9 @@ def test_ours_and_the_tools_in_sequence_find_the_same_lesions() -> None:
     result = last_line("one_subject")
     assert result["cases"]["one"]["dice"]["fp32"] > 0.85
     assert min(result["cases"]["one"]["voxels"].values()) > 1000
+
+
+def test_our_registration_is_as_near_the_truth_as_that_of_ants() -> None:
+    result = last_line("registration")
+    assert result["sessions"] == 1
+    assert result["mean_ours"] < 0.4 > result["mean_ANTs"]

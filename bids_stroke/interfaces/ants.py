@@ -103,7 +103,7 @@ class _RigidInput(BaseInterfaceInputSpec):
     fixed_mask = File(exists=True, mandatory=True, desc="its brain mask")
     moving = File(exists=True, mandatory=True, desc="brain-only image to bring there")
     moving_mask = File(exists=True, mandatory=True, desc="its brain mask")
-    iterations = traits.List(traits.Int, [100, 20, 8], usedefault=True, desc="by level")
+    iterations = traits.List(traits.Int, [100, 20, 4], usedefault=True, desc="by level")
     seed = traits.Int(1, usedefault=True, desc="seed of ANTs")
 
 

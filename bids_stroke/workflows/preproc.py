@@ -309,7 +309,7 @@ def _registration(
     """The node that finds the transform between two channels."""
     node = pe.Node(
         RigidRegistration(
-            iterations=[100, 20, 0] if settings.sloppy else [100, 20, 8],
+            iterations=[100, 20, 0] if settings.sloppy else [100, 20, 4],
             seed=settings.random_seed,
         ),
         name="register",
