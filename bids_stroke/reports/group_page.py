@@ -21,6 +21,7 @@ from bids_stroke.reports.collect import Failure
 from bids_stroke.reports.group import Cohort
 from bids_stroke.reports.pages import asset, render
 from bids_stroke.reports.plots import Value, dot_plot, scatter, strip
+from bids_stroke.reports.tables import interval, number
 
 SUMMARY = (
     *("dice", "dice_micro", "precision", "sensitivity", "lesion_f1_onevoxel"),
@@ -33,18 +34,6 @@ MOST_NAMES = 40
 MOST_OUTLIERS = 10
 FEW = 100
 """Up to so many participants the first of 256 colours begins at half a participant."""
-
-
-def number(value: Any, digits: int = 3) -> str:
-    """A number of a table, ``n/a`` where there is none."""
-    return "n/a" if value is None or pd.isna(value) else f"{value:.{digits}f}"
-
-
-def interval(row: Mapping[str, Any], name: str, digits: int = 3) -> str:
-    """A value with its interval: ``.712 (.650 to .760)``."""
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    value = number(row[name], digits)
-    return value if pd.isna(low) else f"{value} ({number(low, digits)} to {number(high, digits)})"
 
 
 def p_value(p: float) -> str:

@@ -233,3 +233,15 @@ def _rows_of_others(path: Path, is_mine: Callable[[str], bool]) -> list[dict[Any
 def _explain(columns: Mapping[str, str], path: Path) -> Path:
     write_json(path.with_suffix(".json"), {c: {"Description": d} for c, d in columns.items()})
     return path
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """A number of a table, ``n/a`` where there is none."""
+    return "n/a" if value is None or pd.isna(value) else f"{value:.{digits}f}"
+
+
+def interval(row: Mapping[str, Any], name: str, digits: int = 3) -> str:
+    """A value with its interval: ``.712 (.650 to .760)``."""
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    value = number(row[name], digits)
+    return value if pd.isna(low) else f"{value} ({number(low, digits)} to {number(high, digits)})"

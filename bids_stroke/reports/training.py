@@ -12,11 +12,11 @@ from bids_stroke.core import metrics, stats
 from bids_stroke.core.figures import lesion_figure
 from bids_stroke.core.files import load_image, read_json
 from bids_stroke.core.lesions import components
-from bids_stroke.core.words import counted
+from bids_stroke.core.words import counted, millilitres
 from bids_stroke.reports.evaluation import CROSS_VALIDATION, RUN
 from bids_stroke.reports.pages import duration, render
 from bids_stroke.reports.plots import Axis
-from bids_stroke.reports.tables import KEYS, SPACE, write_runs
+from bids_stroke.reports.tables import KEYS, SPACE, interval, number, write_runs
 
 COLUMNS = {
     **RUN,
@@ -37,11 +37,11 @@ WIDTH, HEIGHT, LEFT, FLOOR = 760, 260, 60, 44
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a chart, as the points of an SVG polyline."""
+    """One line of a chart: its points in units of the SVG."""
 
     name: str
     colour: str
-    points: str
+    points: tuple[tuple[float, float], ...]
     dashed: bool = False
 
 
@@ -94,13 +94,12 @@ def _summary(table: pd.DataFrame) -> list[dict[str, Any]]:
     described = stats.describe(table, SUMMARY, rng=np.random.default_rng(1))
     return [
         {
-            "metric": row.metric,
-            "meaning": metrics.COLUMNS[row.metric],
-            "text": f"{row.mean:.3f} ({row.mean_low:.3f} to {row.mean_high:.3f}), "
-            f"median {row.median:.3f}",
-            "n": row.n,
+            "metric": row["metric"],
+            "meaning": metrics.COLUMNS[row["metric"]],
+            "text": f"{interval(row, 'mean')}, median {number(row['median'])}",
+            "n": row["n"],
         }
-        for row in described.itertuples()
+        for row in described.to_dict("records")
     ]
 
 
@@ -128,12 +127,13 @@ def write_training_page(root: Path, output_dir: Path) -> Path:
 
 def _tiles(root: Path, table: pd.DataFrame) -> dict[str, str]:
     cases = pd.read_csv(root / "splits.tsv", sep="\t", dtype={"fold": str})
-    tiles = {
-        "sessions": str(len(cases)),
-        "participants": str(cases["participant_id"].nunique()),
-        "folds": str(cases["fold"].nunique()),
-        "median lesion": f"{cases['lesion_volume_ml'].median():.1f} mL",
+    numbers = {
+        "session": len(cases),
+        "participant": cases["participant_id"].nunique(),
+        "fold": cases["fold"].nunique(),
     }
+    tiles = {counted(n, noun).split()[1]: str(n) for noun, n in numbers.items()}
+    tiles["median lesion"] = millilitres(cases["lesion_volume_ml"].median())
     if len(table):
         tiles["mean Dice of the cross-validation"] = f"{table['dice'].mean():.3f}"
     return tiles
@@ -213,12 +213,13 @@ def _chart(title: str, series: Mapping[str, Sequence[tuple[float, float | None]]
         Line(
             name,
             COLOURS[int(name.split()[1].rstrip(",")) % len(COLOURS)],
-            " ".join(f"{x_axis.at(x):.1f},{y_axis.at(y):.1f}" for x, y in points),
+            tuple((round(x_axis.at(x), 1), round(y_axis.at(y), 1)) for x, y in points),
             dashed="validation" in name,
         )
         for name, points in known.items()
     )
-    return Chart(title, lines, x_axis.ticks(), y_axis.ticks())
+    epochs = tuple((at, text) for at, text in x_axis.ticks() if float(text).is_integer())
+    return Chart(title, lines, epochs, y_axis.ticks())
 
 
 def _progress(root: Path) -> list[dict[str, str]]:

@@ -79,6 +79,22 @@ def test_the_page_of_a_run_that_goes_on(places, tmp_path):
     assert "Worst sessions" not in html and "How to run the model" not in html
 
 
+def test_after_one_epoch_the_curves_are_dots(places, tmp_path):
+    for path in places.results.glob("*/fold_*/curves.json"):
+        write_json(path, read_json(path)[:1])
+    html = write_training_page(places.root, tmp_path).read_text(encoding="utf-8")
+    assert html.count("<circle") == 4 and "<polyline" not in html
+    assert ">1.2<" not in html  # epochs are whole
+
+
+def test_one_participant_gives_no_interval(places, tmp_path):
+    _finish(places)
+    path = places.root / "cross_validation.tsv"
+    pd.read_csv(path, sep="\t").head(1).to_csv(path, sep="\t", index=False, na_rep="n/a")
+    html = write_training_page(places.root, tmp_path).read_text(encoding="utf-8")
+    assert "nan" not in html.replace("Nan", "") and ", median 0." in html
+
+
 def test_the_page_before_any_epoch(places, tmp_path):
     for path in places.results.glob("*/fold_*/*.json"):
         path.unlink()
