@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from itertools import accumulate
+from typing import cast
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from bids_stroke.models.networks.wrapping import one_output, padded
 
@@ -20,6 +23,31 @@ def _layer(inputs: int, growth: int, dropout: float) -> nn.Sequential:
     )
 
 
+@torch.compiler.disable  # the compiler does not take the context of the second pass
+def _lean(layer: nn.Sequential, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """A layer on joined maps, which are joined anew for the gradient and not kept.
+
+    Kept, the maps of a block grow with the square of its layers (Pleiss et al. 2017,
+    arXiv:1707.06990).
+    """
+    return checkpoint(
+        lambda *maps: layer(torch.cat(maps, dim=1)),
+        *parts,
+        use_reentrant=False,
+        context_fn=lambda: (nullcontext(), _seen_before(cast(nn.BatchNorm2d, layer[0]))),
+    )
+
+
+@contextmanager
+def _seen_before(norm: nn.BatchNorm2d) -> Iterator[None]:
+    """The second pass of a batch does not move the running statistics of a norm once more."""
+    momentum, norm.momentum = norm.momentum, 0.0
+    try:
+        yield
+    finally:
+        norm.momentum = momentum
+
+
 class DenseBlock(nn.Module):
     """Each layer sees the input and what all layers before it gave; ``new`` is what they give."""
 
@@ -31,9 +59,11 @@ class DenseBlock(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """New features [b, layers * growth, y, x] of [b, inputs, y, x]."""
+        learns = self.training and torch.is_grad_enabled()
         new: list[torch.Tensor] = []
         for layer in self.layers:
-            new.append(layer(torch.cat([image, *new], dim=1)))
+            parts = [image, *new]
+            new.append(_lean(layer, parts) if learns else layer(torch.cat(parts, dim=1)))
         return torch.cat(new, dim=1)
 
 

@@ -1,5 +1,6 @@
 """The networks: shapes, sizes as published, gradients, and being built by plans of nnU-Net."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 
 from bids_stroke.errors import UnusableData, UsageError
+from bids_stroke.models.networks import densenet
 from bids_stroke.models.networks.densenet import FCDenseNet2d
 from bids_stroke.models.networks.slices import (
     AttentionUNet2d,
@@ -119,6 +121,33 @@ def test_fc_densenets_have_the_published_sizes(
     """Table 1 of Jegou et al. 2017, for three channels and eleven classes."""
     network = FCDenseNet2d(3, 11, layers=layers, growth=growth)
     assert parameters(network) / 1e6 == pytest.approx(millions, abs=0.13)
+
+
+def test_a_dense_block_that_keeps_no_joined_maps_learns_the_same() -> None:
+    """Output, gradients and running statistics are those of the plain network."""
+    torch.manual_seed(3)
+    lean = FCDenseNet2d(1, 2, layers=(2, 3), growth=4, first=6).train()
+    plain = copy.deepcopy(lean)
+    image = torch.randn(2, 1, 32, 32)
+    found = []
+    for network, joined in ((lean, densenet._lean), (plain, _joined)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(densenet, "_lean", joined)
+            torch.manual_seed(4)  # of the dropout
+            output = network(image)
+            output.square().sum().backward()
+        found.append(output.detach())
+    torch.testing.assert_close(*found)
+    for (name, a), b in zip(lean.named_parameters(), plain.parameters(), strict=True):
+        assert a.grad is not None and b.grad is not None
+        torch.testing.assert_close(a.grad, b.grad, msg=name)
+    for (name, a), b in zip(lean.named_buffers(), plain.buffers(), strict=True):
+        if not name.endswith("num_batches_tracked"):
+            torch.testing.assert_close(a, b, msg=name)
+
+
+def _joined(layer: nn.Module, parts: list[torch.Tensor]) -> torch.Tensor:
+    return layer(torch.cat(parts, dim=1))
 
 
 @pytest.mark.parametrize(
