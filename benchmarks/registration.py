@@ -83,7 +83,7 @@ def synthetic(folder: Path, *, is_tiny: bool) -> Iterator[Pair]:
             for s in images
         }
         truth = np.linalg.inv(geometry.read_itk_affine(file))
-        yield Pair(f"demo {name}", written(folder, name, images, brains), truth)
+        yield Pair(f"demo {name}", written(folder, f"demo-{name}", images, brains), truth)
 
 
 def ours(pair: Pair, folder: Path) -> np.ndarray:
