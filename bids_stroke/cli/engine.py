@@ -116,6 +116,8 @@ class PatientMultiProcPlugin(MultiProcPlugin):
     def _generate_dependency_list(self, graph: Any) -> None:
         super()._generate_dependency_list(graph)
         self._turns = turns(graph)
+        gc.collect()
+        gc.freeze()  # nipype collects garbage around every node: spare it the whole graph
 
     def _sort_jobs(self, jobids: Iterable[int], scheduler: str = "tsort") -> list[int]:
         return sorted(jobids, key=lambda job: self._turns.get(self.procs[job], len(self._turns)))
@@ -282,8 +284,6 @@ def run_workflow(
         check_scheduler(name, kind, execution.work_dir)
         plugin = patient(kind)(plugin_args=arguments)
     plugin._status_callback = callback
-    gc.collect()
-    gc.freeze()  # nipype collects garbage around every node: spare it what is loaded already
     try:
         workflow.run(plugin=plugin)
     except Exception as error:  # noqa: BLE001 - nipype raises what nodes raised, after all ran

@@ -1,5 +1,6 @@
 """Errors of nodes reach the main process, whenever they happen."""
 
+import gc
 import importlib
 import logging
 import sys
@@ -89,6 +90,25 @@ def test_a_step_of_several_inputs_is_waited_for(tmp_path: Path) -> None:
     finally:
         stop_logging()
     assert loadpkl(next(tmp_path.glob("several/last/result_last.pklz"))).outputs.y == 9
+
+
+def test_garbage_is_not_looked_for_in_the_graph(tmp_path: Path) -> None:
+    """nipype collects garbage around every step: over a graph that grows, quadratic work."""
+    configure(Execution(), tmp_path, pairs=1)
+    workflow = Workflow(name="many", base_dir=str(tmp_path))
+    for number in range(20):
+        step = Node(Function(function=_one_more), name=f"step_{number}")
+        step.inputs.x, step.run_without_submitting = number, True
+        workflow.add_nodes([step])
+    looked_through: list[int] = []
+
+    def callback(node: object, status: str) -> None:
+        looked_through.append(sum(isinstance(found, Node) for found in gc.get_objects()))
+
+    assert run_workflow(workflow, Execution(), callback, tmp_path) is None
+    stop_logging()
+    assert looked_through and max(looked_through) < 10
+    assert gc.get_freeze_count() == 0
 
 
 def test_a_part_that_is_missing_is_left_to_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
