@@ -122,6 +122,12 @@ def touch_dataset(root: Path, subjects: int, sessions: int = 1) -> Path:
     return root
 
 
+def demonstration(root: Path, *flags: str) -> None:
+    """Write the dataset of ``bids_stroke-demo``, with small heads by ``--tiny``."""
+    code = "import sys; from bids_stroke.cli.demo import main; sys.exit(main(sys.argv[1:]))"
+    run_python(["-c", code, root, *flags])
+
+
 def describe(root: Path) -> None:
     """The description that makes a folder a BIDS dataset."""
     root.mkdir(parents=True, exist_ok=True)

@@ -24,19 +24,23 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from measuring import bids_stroke, describe, dice, finish, print_table, run_python, taking_turns
+from measuring import (
+    bids_stroke,
+    demonstration,
+    describe,
+    dice,
+    finish,
+    print_table,
+    run_python,
+    taking_turns,
+)
 
 from bids_stroke import data
+from bids_stroke.models import descriptor
 
 MODEL = data.path("models/embedded.toml")
 TOOLS = "tools in sequence"
-THRESHOLD, MIN_MM3 = 0.3, 20.0  # of data/models/embedded.toml
 
-MAKE = """
-import sys
-from bids_stroke.cli.demo import main
-sys.exit(main(sys.argv[1:]))
-"""
 EXTRACT = """
 import sys
 from deepbet import run_bet
@@ -111,10 +115,10 @@ def chained(t1w: Path, flair: Path, folder: Path, model: Path) -> Path:
         + ["-f", "0", "-device", "cpu"]
         + ["--disable_tta", "--save_probabilities", "-npp", "1", "-nps", "1"]
     )
-    result = folder / "lesions_t1w.nii.gz"
+    result, point = folder / "lesions_t1w.nii.gz", descriptor.load(model).operating_point
     run_python(
         ["-c", CUT, network / "case_0000.nii.gz", found / "case.npz", result, flair, matrix]
-        + [str(THRESHOLD), str(MIN_MM3), folder / "lesions_flair.nii.gz"]
+        + [str(point.threshold), str(point.min_volume_mm3), folder / "lesions_flair.nii.gz"]
     )
     return result
 
@@ -130,7 +134,7 @@ def ours(bids: Path, folder: Path, model: Path, precision: str) -> None:
 
 def synthetic(root: Path, *flags: str) -> Path:
     """A dataset of one session: a synthetic head, a small one with ``--tiny``."""
-    run_python(["-c", MAKE, root / "all", *flags])
+    demonstration(root / "all", *flags)
     describe(root / "one")
     shutil.copytree(root / "all" / "sub-02", root / "one" / "sub-02")
     return root / "one"

@@ -31,6 +31,7 @@ FINE_MM = 1.0
 SCANS = ("sub-01_ses-01", "sub-01_ses-02", "sub-04_ses-01")
 STROKES = 3  # sessions made of each scan
 COHORT_ML = (2.0, 40.0)
+TRUTH = "space-{}_label-L_desc-truth_mask"
 DEEP_MM = 8.0  # centres lie this far within the brain
 
 
@@ -129,9 +130,6 @@ def paint(scan: Scan, stroke: Stroke, out: Path, name: str) -> None:
         _save(truth, image, out / "derivatives" / "truth", name, TRUTH.format(suffix))
         ml = float(truth.sum()) * geometry.voxel_volume_mm3(grid.affine) / 1000
         print(f"{name} {suffix}: {ml:.2f} mL, {stroke.stage}")
-
-
-TRUTH = "space-{}_label-L_desc-truth_mask"
 
 
 def _save(array: NDArray, like: nib.Nifti1Image, root: Path, name: str, end: str) -> None:

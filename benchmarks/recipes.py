@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from measuring import finish, print_table, run_python
+from measuring import demonstration, finish, print_table, run_python
 from memory import family, sizes_mb
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -75,8 +75,7 @@ def cohort(out: Path, tiny: bool, shared: Path | None) -> Path:
     if shared:
         run_python([Path(__file__).with_name("painted.py"), shared, bids, "--cohort"])
     else:
-        code = "import sys; from bids_stroke.cli.demo import main; sys.exit(main(sys.argv[1:]))"
-        run_python(["-c", code, bids, "--overwrite", *(["--tiny"] if tiny else [])])
+        demonstration(bids, "--overwrite", *(["--tiny"] if tiny else []))
     return bids
 
 
