@@ -58,7 +58,7 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as name:
         folder, record = Path(name), Path(name) / "record"
         execution = Execution(nprocs=2, gpu_slots=1, work_dir=folder)
-        engine.configure(execution, folder, count)
+        engine.configure(execution, folder)
         workflow = pe.Workflow("fake", base_dir=name)
         for number in range(count):
             first = pe.Node(Function(["seconds"], ["seconds"], prepare), f"prepare_{number}")
@@ -68,7 +68,8 @@ if __name__ == "__main__":
             second.interface.inputs.add_trait("use_gpu", True)
             second.interface.use_gpu = True
             workflow.connect(first, "seconds", second, "seconds")
-        engine.run_workflow(workflow, execution, lambda *_: None, folder)
+        with engine.started(execution, folder) as plugin:
+            engine.run_workflow(workflow, plugin, lambda *_: None)
         spans = sorted(tuple(map(float, line.split())) for line in record.open())
         busy = sum(end - start for start, end in spans)
         whole = spans[-1][1] - spans[0][0]

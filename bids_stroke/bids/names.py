@@ -51,6 +51,11 @@ def source_entities(entities: Mapping[str, Any]) -> dict[str, str]:
     return {name: str(entities[name]) for name in spec()["source_entities"] if name in entities}
 
 
+def model_page(model: str) -> str:
+    """Name of the page about a model: ``model-embedded.html``."""
+    return f"model-{re.sub(r'[^A-Za-z0-9._-]', '-', model)}.html"
+
+
 def parse(path: Path | PurePosixPath | str) -> dict[str, str]:
     """Entities, suffix and extension of a file name; values stay text (``run-01`` is ``"01"``).
 

@@ -6,6 +6,7 @@ go on without them.
 
 import fcntl
 import os
+import resource
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,6 +15,8 @@ from bids_stroke.cli.environment import cannot_write
 from bids_stroke.errors import TryAgain
 
 FOLDER = "bids_stroke_locks"
+OTHER_FILES = 1024
+"""Files beside the locks that a run may have open at once."""
 
 
 @contextmanager
@@ -35,9 +38,20 @@ def use_work_folder(work_dir: Path, *, alone: bool) -> Iterator[None]:
 @contextmanager
 def claimed(work_dir: Path, names: Iterable[str]) -> Iterator[set[str]]:
     """Claim names until the end of the block; gives those that another run has claimed."""
+    names = list(names)
+    _allow_open_files(len(names))
     with ExitStack() as stack:
         locks = {name: stack.enter_context(_opened(work_dir, name)) for name in names}
         yield {name for name, lock in locks.items() if not _take(lock, fcntl.LOCK_EX)}
+
+
+def _allow_open_files(count: int) -> None:
+    """Raise this process's own limit by so many, as far as the system lets it."""
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + OTHER_FILES
+    if now != resource.RLIM_INFINITY and now < wanted:
+        allowed = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(now, allowed), most))
 
 
 @contextmanager

@@ -7,10 +7,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing import connection
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 import networkx
 import nipype
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin, run_node
+from scipy.sparse import lil_matrix
 
 from bids_stroke.cli import memory
 from bids_stroke.cli.environment import start_fork_server
@@ -29,6 +30,8 @@ from bids_stroke.config import Execution
 from bids_stroke.core.processes import die_with_parent
 from bids_stroke.errors import InputMissing, TryAgain, UsageError
 
+LONGEST_WAIT = 1.0
+"""Seconds after which the engine looks at its workers although none has ended a step."""
 KILLED = (
     "A worker process was killed while it ran this step, most likely because memory ran out: "
     "give more memory, or lower --nprocs or --mem."
@@ -81,10 +84,13 @@ def run_step(node: Any, updatehash: bool, task: int, table: Path | None = None) 
 
 
 class PatientMultiProcPlugin(MultiProcPlugin):
-    """nipype's MultiProc, without its endless wait for a worker that was killed.
+    """nipype's MultiProc that waits for nothing but its workers, and never for a dead one.
 
+    It goes on as soon as a step ends, where nipype sleeps between two looks, and passes over all
+    steps whose results are there at once, where nipype takes as many at a look as it has workers.
     When a worker dies, all running steps are lost: they are run again, one at a time, in a new
-    pool; a step that is lost a second time fails, and the others go on.
+    pool; a step that is lost a second time fails, and the others go on. One pool serves any number
+    of graphs, until ``close``.
     """
 
     def __init__(
@@ -98,7 +104,7 @@ class PatientMultiProcPlugin(MultiProcPlugin):
         self._log = str(worker_log or "")
         self._nodes: dict[int, Any] = {}
         self._turns: dict[Any, int] = {}
-        self._state = (0, -1, 0)
+        self._ended = threading.Event()
         self._sent_again: dict[int, Future[Any]] = {}
         super().__init__(plugin_args=plugin_args)
         self.pool.shutdown()
@@ -113,24 +119,41 @@ class PatientMultiProcPlugin(MultiProcPlugin):
             mp_context=multiprocessing.get_context("forkserver"),
         )
 
+    def run(self, graph: Any, config: Any, updatehash: bool = False) -> None:
+        """Run a flat graph; raises what nipype raises where steps failed, after all have run."""
+        waiting = {**config, "execution": {**config["execution"], "poll_sleep_duration": 0}}
+        try:
+            super().run(graph, waiting, updatehash)
+        finally:
+            gc.unfreeze()
+
     def _generate_dependency_list(self, graph: Any) -> None:
         super()._generate_dependency_list(graph)
+        self.depidx: lil_matrix = _Counted(self.depidx)
+        self.refidx = lil_matrix((0, len(self.procs)))  # whose folder may go: none
         self._turns = turns(graph)
         gc.collect()
         gc.freeze()  # nipype collects garbage around every node: spare it the whole graph
+
+    def _postrun_check(self) -> None:
+        """Keep the pool for the next graph."""
 
     def _sort_jobs(self, jobids: Iterable[int], scheduler: str = "tsort") -> list[int]:
         return sorted(jobids, key=lambda job: self._turns.get(self.procs[job], len(self._turns)))
 
     def _send_procs_to_workers(self, updatehash: bool = False, graph: Any = None) -> None:
-        """nipype looks for ready steps at every poll: only a finished one makes another ready.
-
-        Or one for several inputs, which becomes as many steps when its turn comes.
-        """
-        state = int(self.proc_done.sum()), len(self.pending_tasks), len(self.procs)
-        if state != self._state:
+        """Send what is ready until nothing more becomes ready, then wait for a worker."""
+        before = None
+        while before != (state := self._progress()):
             super()._send_procs_to_workers(updatehash=updatehash, graph=graph)
-            self._state = state
+            before = state
+        if self.pending_tasks:
+            self._ended.wait(LONGEST_WAIT)
+            self._ended.clear()
+
+    def _progress(self) -> tuple[int, int, int]:
+        """What changes when a step is sent or passed over, or becomes several for its inputs."""
+        return int(self.proc_done.sum()), int(self.proc_pending.sum()), len(self.procs)
 
     def _submit_job(self, node: Any, updatehash: bool = False) -> int:
         self._taskid += 1
@@ -156,6 +179,7 @@ class PatientMultiProcPlugin(MultiProcPlugin):
             self._taskresult[task] = future.result()
         else:
             self._taskresult[task] = {"error": error}
+        self._ended.set()
 
     def _get_result(self, taskid: int) -> Any:
         """Result of a task; one that was lost is sent again, or has a traceback of ours."""
@@ -171,6 +195,12 @@ class PatientMultiProcPlugin(MultiProcPlugin):
             self._sent_again[taskid] = self._send(self._nodes[taskid], False, taskid)
         return None
 
+    def _clear_task(self, taskid: int) -> None:
+        """Forget a step that has ended, of which nipype keeps the result."""
+        super()._clear_task(taskid)
+        for kept in (self._nodes, self._taskresult, self._sent_again):
+            kept.pop(taskid, None)
+
     def _replace_pool(self) -> None:
         """Start a pool of one worker in place of a broken one."""
         if getattr(self.pool, "_broken", False):
@@ -184,6 +214,29 @@ class PatientMultiProcPlugin(MultiProcPlugin):
         self.pool.shutdown(wait=False, cancel_futures=True)
         for process in processes:
             process.terminate()
+
+
+class _Counted(lil_matrix):
+    """Which step waits for which: 1 in the row of the earlier and the column of the later one.
+
+    nipype adds up all of it at every look, to see for how many each step waits, and only ever
+    takes a row to clear it: so the sums are kept.
+    """
+
+    def __init__(self, matrix: lil_matrix) -> None:
+        super().__init__(matrix)
+        self._sums = matrix.sum(axis=0)
+
+    def sum(self, axis: int | None = None, dtype: Any = None, out: Any = None) -> Any:
+        """Sums of the columns are at hand; all others are as ever."""
+        return self._sums if axis == 0 else super().sum(axis, dtype, out)
+
+    def getrowview(self, i: int) -> lil_matrix:
+        """The row of a step that has ended, which nipype is about to clear."""
+        row = super().getrowview(i)
+        for column, value in zip(row.rows[0], row.data[0], strict=True):
+            self._sums[0, column] -= value
+        return row
 
 
 def turns(graph: networkx.DiGraph) -> dict[Any, int]:
@@ -210,7 +263,7 @@ def _sentence(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}\n"
 
 
-def configure(execution: Execution, log_dir: Path, pairs: int) -> None:
+def configure(execution: Execution, log_dir: Path) -> None:
     """Set nipype's own configuration of this process, and send its messages to the logs.
 
     Workflows copy it when they are made, so it has to be set before.
@@ -221,7 +274,6 @@ def configure(execution: Execution, log_dir: Path, pairs: int) -> None:
             "execution": {
                 "crashfile_format": "txt",
                 "hash_method": "timestamp",
-                "poll_sleep_duration": str(min(1.0, max(0.05, pairs / 100))),
                 "stop_on_first_crash": str(execution.stop_on_first_crash).lower(),
                 "remove_unnecessary_outputs": "false",
                 "create_report": "false",
@@ -270,28 +322,33 @@ def stop_logging() -> None:
             handler.close()
 
 
-def run_workflow(
-    workflow: Any, execution: Execution, callback: Callable[[Any, str], None], log_dir: Path
-) -> Exception | None:
-    """Run a workflow to its end; returns the error that nipype raises when nodes failed."""
+@contextmanager
+def started(execution: Execution, log_dir: Path) -> Iterator[Any]:
+    """The plugin that runs the graphs of a run; its workers end with the block."""
     name, arguments = read_plugin(execution.plugin_file) if execution.plugin_file else ("", {})
-    if name in ("", "MultiProc"):
-        log = log_dir / "workers.log" if execution.verbose < 2 else None
-        table = memory.new_table(log_dir / memory.TABLE)
-        plugin: Any = PatientMultiProcPlugin({**pool_arguments(execution), **arguments}, log, table)
-    else:
+    if name not in ("", "MultiProc"):
         kind = _plugin_class(name)
         check_scheduler(name, kind, execution.work_dir)
-        plugin = patient(kind)(plugin_args=arguments)
+        yield patient(kind)(plugin_args=arguments)
+        return
+    log = log_dir / "workers.log" if execution.verbose < 2 else None
+    table = memory.new_table(log_dir / memory.TABLE)
+    plugin = PatientMultiProcPlugin({**pool_arguments(execution), **arguments}, log, table)
+    try:
+        yield plugin
+    finally:
+        plugin.close()
+
+
+def run_workflow(
+    workflow: Any, plugin: Any, callback: Callable[[Any, str], None]
+) -> Exception | None:
+    """Run a workflow to its end; returns the error that nipype raises when nodes failed."""
     plugin._status_callback = callback
     try:
         workflow.run(plugin=plugin)
     except Exception as error:  # noqa: BLE001 - nipype raises what nodes raised, after all ran
         return error
-    finally:
-        gc.unfreeze()
-        if isinstance(plugin, PatientMultiProcPlugin):
-            plugin.close()
     return None
 
 

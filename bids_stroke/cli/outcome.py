@@ -1,6 +1,6 @@
 """What became of each participant, with the reason of a failure in one sentence."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,13 +30,16 @@ def write_refusal(log_dir: Path, pair: Pair, error: BidsStrokeError) -> Path:
     return write_text(path, f"Node: {node}\n\n{kind}: {error}\n")
 
 
-def failures(log_dir: Path, labels: Mapping[str, str]) -> list[Failure]:
-    """Failures that the crash files of a run tell of, one for each different sentence.
+def failures(
+    log_dir: Path, participants: Iterable[str], labels: Mapping[str, str]
+) -> list[Failure]:
+    """Failures of participants that crash files tell of, one for each different sentence.
 
     ``labels`` maps the names of the pairs' sub-workflows to their labels.
     """
-    found = (_failure(path, labels) for path in sorted(log_dir.glob("sub-*/crash-*.txt")))
-    return list(dict.fromkeys(found))
+    folders = (log_dir / participant for participant in participants)
+    paths = (path for folder in folders for path in sorted(folder.glob("crash-*.txt")))
+    return list(dict.fromkeys(_failure(path, labels) for path in paths))
 
 
 def _failure(path: Path, labels: Mapping[str, str]) -> Failure:

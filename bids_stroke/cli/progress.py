@@ -9,8 +9,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TextIO
 
-from bids_stroke.core.files import write_text
-
 STEPS = (
     ("train_wf.fold", "training"),
     ("train_wf.estimate", "estimate"),
@@ -224,14 +222,15 @@ class Tracker:
         return sum(len(names) for (one, _), names in self._left.items() if one == label)
 
 
-def write_timing(times: Sequence[NodeTime], path: Path) -> Path:
-    """Write the times as TSV, in the order in which nodes began."""
-    header = [item.name for item in fields(NodeTime)]
+def add_timing(times: Sequence[NodeTime], path: Path) -> None:
+    """Add the times to a TSV file, in the order in which nodes began."""
     rows = [
         [t.participant, t.label, t.step, t.node, f"{t.start:.3f}", f"{t.seconds:.3f}"]
         for t in sorted(times, key=lambda t: t.start)
     ]
-    return write_text(path, "\n".join("\t".join(row) for row in [header, *rows]) + "\n")
+    with path.open("a", encoding="utf-8") as stream:
+        header = [] if stream.tell() else [[item.name for item in fields(NodeTime)]]
+        stream.writelines("\t".join(row) + "\n" for row in [*header, *rows])
 
 
 def timing_lines(times: Sequence[NodeTime]) -> list[str]:

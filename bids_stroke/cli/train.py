@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +19,6 @@ from bids_stroke.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from bids_stroke.bids.training_checks import Finding
     from bids_stroke.core.splits import Split
     from bids_stroke.models.dataset import Case, Places
@@ -50,9 +47,9 @@ def run_train(config: Config) -> int:
     _write_findings(findings, log_dir)
     plan = _without_errors(config, plan, findings)
     with (
-        run._environment(config),
-        run._quiet(config),
-        _engine(config, len(plan.references), log_dir),
+        run.used_environment(config),
+        run.quiet(config),
+        run.logged_engine(config, log_dir),
     ):
         cases = prepare_cases(config, plan, log_dir)
         cases = _check_places(config, cases, log_dir)
@@ -177,17 +174,6 @@ def _check_places(config: Config, cases: "Sequence[Case]", log_dir: Path) -> "li
 # Running graphs
 
 
-@contextmanager
-def _engine(config: Config, sessions: int, log_dir: Path) -> "Iterator[None]":
-    from bids_stroke.cli import engine
-
-    engine.configure(config.execution, log_dir, sessions)
-    try:
-        yield
-    finally:
-        engine.stop_logging()
-
-
 def prepare_cases(config: Config, plan: Plan, log_dir: Path) -> "list[Case]":
     """Preprocess all sessions; raises BidsStrokeError, after all ran, when one failed."""
     from bids_stroke.cli import outcome, run
@@ -214,7 +200,7 @@ def prepare_cases(config: Config, plan: Plan, log_dir: Path) -> "list[Case]":
         if taken:
             raise TryAgain(f"Another run computes {labels[min(taken)]}: wait for its end.")
         _execute(config, workflow, labels, log_dir)
-    failed = outcome.failures(log_dir, labels)
+    failed = outcome.failures(log_dir, {f"sub-{pair.subject}" for pair in pairs}, labels)
     for one in failed:
         print(f"  {one.label}: FAILED: {one.message}")
     if failed and not config.training.allow_findings:
@@ -244,9 +230,9 @@ def _execute(config: Config, workflow: Any, labels: Mapping[str, str], log_dir: 
 
     display = progress.choose_display(list(labels.values()))
     tracker = progress.Tracker(labels, run.node_names(workflow), display)
-    with display:
-        error = engine.run_workflow(workflow, config.execution, tracker, log_dir)
-    progress.write_timing(tracker.times, log_dir / f"timing-{workflow.name}.tsv")
+    with engine.started(config.execution, log_dir) as plugin, display:
+        error = engine.run_workflow(workflow, plugin, tracker)
+    progress.add_timing(tracker.times, log_dir / f"timing-{workflow.name}.tsv")
     if error and not tracker.failed:
         raise BidsStrokeError(f"The run broke off: {error}.")
 

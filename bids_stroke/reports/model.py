@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bids_stroke.bids.names import model_page
 from bids_stroke.core.words import plain_name
 from bids_stroke.reports.pages import render
 
@@ -40,11 +41,6 @@ def measure_name(name: str) -> str:
     return f"{images}: {words}" if images else words
 
 
-def model_page_name(model: Mapping[str, Any]) -> str:
-    """Name of the page's file: ``model-embedded.html``."""
-    return f"model-{re.sub(r'[^A-Za-z0-9._-]', '-', str(model['name']))}.html"
-
-
 def _sections(model: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The card that the record holds; what a record from before there were cards says."""
     if model.get("card"):
@@ -70,7 +66,7 @@ def write_model_page(output_dir: Path, model: Mapping[str, Any]) -> Path:
     """
     return render(
         "model.html.j2",
-        Path(output_dir) / model_page_name(model),
+        Path(output_dir) / model_page(str(model["name"])),
         model=model,
         sections=_sections(model),
     )

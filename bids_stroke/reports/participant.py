@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from bids_stroke.bids.names import model_page
 from bids_stroke.bids.ratings import LEVELS
 from bids_stroke.core.files import UNREADABLE, read_json
 from bids_stroke.core.words import millilitres
@@ -15,7 +16,7 @@ from bids_stroke.reports.citation import methods_html
 from bids_stroke.reports.collect import Failure, Session
 from bids_stroke.reports.histogram import Histogram, histogram
 from bids_stroke.reports.layers import Images
-from bids_stroke.reports.model import model_page_name, write_model_page
+from bids_stroke.reports.model import write_model_page
 from bids_stroke.reports.pages import asset, render
 from bids_stroke.reports.rating import rating_data
 from bids_stroke.reports.viewer import MAX_BYTES, as_json
@@ -251,7 +252,7 @@ def _section(
         "label": session.label,
         "answer": answer(session),
         "verdict": verdict(session),
-        "model_page": model_page_name(record["model"]),
+        "model_page": model_page(str(record["model"]["name"])),
         "rating": as_json(rating_data(session)),
         "flags": record["flags"],
         "record": record,

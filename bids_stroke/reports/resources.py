@@ -1,5 +1,6 @@
 """Time and memory by step, from the tables that a run leaves in its logs."""
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,12 @@ TIMES, MEMORY = "timing.tsv", "memory.tsv"
 
 
 def _table(path: Path) -> pd.DataFrame:
-    if not path.is_file():
-        return pd.DataFrame()
+    return _read(path, path.stat().st_mtime_ns) if path.is_file() else pd.DataFrame()
+
+
+@lru_cache(maxsize=2)
+def _read(path: Path, _: int) -> pd.DataFrame:
+    """The table of a time: every page of a run looks into the same one."""
     return pd.read_csv(path, sep="\t", dtype={"label": str, "participant": str, "node": str})
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from nipype import Function, Node, Workflow
 
-MODEL = SimpleNamespace(name="tiny", version="1")
+MODEL = SimpleNamespace(name="tiny", version="1", checksums=dict)
 
 
 def work(image: str, out_dir: str, kind: str) -> str:
@@ -30,6 +30,9 @@ def work(image: str, out_dir: str, kind: str) -> str:
         raise OSError(28, "No space left on device")
     if kind == "predict":
         Path(out_dir, f"{name}.done").touch()
+        folder = Path(out_dir, name.partition("_")[0], "anat")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("lesions")
     with Path(out_dir, "calls").open("a") as stream:
         stream.write(f"{name} {kind}\n")
     return image
@@ -76,7 +79,11 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
         "bids_stroke.workflows.base": {"init_bids_stroke_wf": init_wf},
         "bids_stroke.reports.participant": {"write_participant_report": write_page},
         "bids_stroke.reports.citation": {"write_citation": write_citation},
-        "bids_stroke.models.descriptor": {"choose": choose, "verify": lambda model: None},
+        "bids_stroke.models.descriptor": {
+            "choose": choose,
+            "verify": lambda model: None,
+            "brain_weights": lambda models_dir: None,
+        },
     }
     for name, content in parts.items():
         module = ModuleType(name)

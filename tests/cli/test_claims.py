@@ -1,6 +1,7 @@
 """Locks between runs: those of another process hold, and end with it."""
 
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable
@@ -62,3 +63,16 @@ def test_work_folder_that_can_not_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CannotCreate, match="-w"), claimed(tmp_path / "file" / "w", ["a"]):
         pass
+
+
+def test_more_locks_than_files_may_be_open(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    names = [f"sub_{n}_wf" for n in range(400)]
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (300, before[1]))
+        with claimed(tmp_path, names) as taken:
+            assert not taken
+            with claimed(tmp_path, names[:3]) as again:
+                assert again == set(names[:3])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -57,14 +57,15 @@ def test_failures_name_the_session(tmp_path: Path) -> None:
     text = HEAD + TRACE + INNER + "\tUnusableData: /a.nii is empty.\n"
     for name in ("crash-1.txt", "crash-2.txt"):
         (folder / name).write_text(text.replace("sub_01_wf", "sub_01_ses_a_wf"))
-    found = failures(tmp_path, {"sub_01_ses_a_wf": "sub-01_ses-a"})
+    found = failures(tmp_path, ["sub-01"], {"sub_01_ses_a_wf": "sub-01_ses-a"})
     assert found == [Failure("sub-01", "sub-01_ses-a", "/a.nii is empty.")]
+    assert failures(tmp_path, ["sub-02"], {}) == []
 
 
 def test_refusal_reads_like_a_crash(tmp_path: Path) -> None:
     pair = Pair(subject="01", flair=Path("f.nii"), entities={"subject": "01"})
     write_refusal(tmp_path, pair, UnusableData("Model 'x' needs T1w."))
-    assert failures(tmp_path, {"sub_01_wf": "sub-01"}) == [
+    assert failures(tmp_path, ["sub-01"], {"sub_01_wf": "sub-01"}) == [
         Failure("sub-01", "sub-01", "Model 'x' needs T1w.")
     ]
 

@@ -10,10 +10,10 @@ from bids_stroke.cli.progress import (
     PlainDisplay,
     RichDisplay,
     Tracker,
+    add_timing,
     choose_display,
     step_of,
     timing_lines,
-    write_timing,
 )
 
 LABELS = {"sub_01_wf": "sub-01", "sub_02_ses_a_wf": "sub-02_ses-a"}
@@ -106,10 +106,12 @@ def test_timing_lines_and_table(tmp_path) -> None:  # type: ignore[no-untyped-de
         NodeTime("sub-01", "sub-01", "N4", "c", 13.0, 4.0),
     ]
     assert timing_lines(times) == ["sub-01: 7.0 s (conform 1.0, N4 7.0)"]
-    rows = write_timing(times, tmp_path / "timing.tsv").read_text().splitlines()
+    for part in (times[:2], times[2:]):
+        add_timing(part, tmp_path / "timing.tsv")
+    rows = (tmp_path / "timing.tsv").read_text().splitlines()
     assert rows[0] == "participant\tlabel\tstep\tnode\tstart\tseconds"
     assert rows[1] == "sub-01\tsub-01\tconform\ta\t10.000\t1.000"
-    assert len(rows) == 4
+    assert len(rows) == 4, "one header, and a row for each node"
 
 
 def test_bars_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

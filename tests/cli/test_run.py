@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from bids_stroke.cli import participants
 from bids_stroke.cli import run as module
 from bids_stroke.cli.run import main
 from bids_stroke.errors import UsageError
@@ -314,7 +315,7 @@ def test_interruption(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "execute", interrupt)
+    monkeypatch.setattr(participants, "_run_parts", interrupt)
     assert call(place) == 130
 
 
@@ -327,7 +328,7 @@ def test_errors_of_the_machine(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(module, "execute", fail)
+    monkeypatch.setattr(participants, "_run_parts", fail)
     assert call(place) == code
 
 
@@ -373,7 +374,7 @@ def test_program_is_installed() -> None:
 
 def test_what_writes_the_pages_is_loaded_beside_the_run(monkeypatch):
     pages._environment.cache_clear()
-    with module._pages_ahead():
+    with participants._pages_ahead():
         pass
     loaded = {name for _, name in pages._environment().cache.keys()}  # noqa: SIM118 - it is no dict
     assert {"participant.html.j2", "viewer.html.j2", "model.html.j2"} <= loaded
@@ -381,6 +382,6 @@ def test_what_writes_the_pages_is_loaded_beside_the_run(monkeypatch):
     def broken() -> None:
         raise ImportError
 
-    monkeypatch.setattr(module, "_load_pages", broken)
-    with module._pages_ahead():
+    monkeypatch.setattr(participants, "_load_pages", broken)
+    with participants._pages_ahead():
         pass
