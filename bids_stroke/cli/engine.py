@@ -208,6 +208,15 @@ class PatientMultiProcPlugin(MultiProcPlugin):
             self.pool.shutdown(wait=False)
             self.pool = self._new_pool()
 
+    def spare(self, function: Callable[[], Any]) -> "Future[Any]":
+        """Have a worker that is free call a function; the future tells of a worker that died."""
+        try:
+            return self.pool.submit(function)
+        except BrokenProcessPool as error:
+            dead: Future[Any] = Future()
+            dead.set_exception(error)
+            return dead
+
     def close(self) -> None:
         """Stop all workers, also those that are still at work."""
         processes = list((getattr(self.pool, "_processes", None) or {}).values())

@@ -7,15 +7,21 @@ and the pages of a part are there while the next one runs.
 import json
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, Future
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from bids_stroke.cli import environment, finished, outcome, progress, run
 from bids_stroke.cli.outcome import Failure
 from bids_stroke.cli.plan import Plan, plan_text
+from bids_stroke.cli.progress import NodeTime
 from bids_stroke.config import Config, from_table, read_table
 from bids_stroke.core.files import read_json, write_text
 from bids_stroke.errors import (
@@ -56,25 +62,22 @@ def _runs_here(config: Config) -> bool:
 def _run_plan(config: Config, plan: Plan, steps: Path) -> int:
     """Run what is left to do, part by part, and tell of all."""
     log_dir = run.start_logs(config)
-    with run.logged_engine(config, log_dir):
-        _describe(config, plan.examples(), log_dir)
-        if config.execution.boilerplate_only:
-            print(f"The methods text is in {config.dataset.output_dir / 'logs'}")
-            return 0
-        left = _left(config, plan, steps)
-        failed = _run_parts(config, left, log_dir, steps) if left.selection.pairs else []
+    done = finished.participants(config, plan, steps)
+    left = plan.of(set(plan.participants) - done)
+    failed: list[Failure] = []
+    if done:
+        print(f"{len(done)} of {len(plan.participants)} participants were complete already.")
+    if left.selection.pairs or config.execution.write_graph or config.execution.boilerplate_only:
+        with run.logged_engine(config, log_dir):
+            _describe(config, plan.examples(), log_dir)
+            if config.execution.boilerplate_only:
+                print(f"The methods text is in {config.dataset.output_dir / 'logs'}")
+                return 0
+            failed = _run_parts(config, left, log_dir, steps) if left.selection.pairs else []
     for line in outcome.summary_lines(plan.participants, failed, config.dataset.output_dir):
         print(line)
     print(f"Settings, messages and times are in {log_dir}")
     return outcome.exit_code(failed)
-
-
-def _left(config: Config, plan: Plan, steps: Path) -> Plan:
-    """The plan for those participants who are not complete already."""
-    done = finished.participants(config, plan, steps)
-    if done:
-        print(f"{len(done)} of {len(plan.participants)} participants are complete already.")
-    return plan.of(set(plan.participants) - done)
 
 
 def _run_parts(config: Config, plan: Plan, log_dir: Path, steps: Path) -> list[Failure]:
@@ -104,14 +107,53 @@ def _run_part(
         for pair in mine.selection.pairs:
             if pair.label in mine.refused:
                 outcome.write_refusal(log_dir, pair, mine.refused[pair.label])
-        tracker = _execute(config, mine, plugin, display, log_dir)
+        pages = _Pages(config, mine, plugin, log_dir)
+        tracker = _execute(config, mine, plugin, display, pages)
         labels = run.workflow_labels(mine.selection.pairs)
         failed = outcome.failures(log_dir, mine.participants, labels)
         failed += _unexplained(mine, tracker, {one.label for one in failed})
-        failed += _write_reports(config, mine.participants, log_dir)
+        failed += _write_reports(config, mine.participants, log_dir, pages.early)
     for line in progress.timing_lines(tracker.times):
         print(line)
     return failed
+
+
+class _Pages:
+    """Pages that workers write as soon as their participants are complete, while others are not."""
+
+    def __init__(self, config: Config, part: Plan, plugin: Any, log_dir: Path) -> None:
+        self._config, self._plugin, self.log_dir = config, plugin, log_dir
+        self._open: dict[str, set[str]] = defaultdict(set)
+        for pair in part.selection.pairs:
+            self._open[f"sub-{pair.subject}"].add(pair.label)
+        self.early: dict[str, Future[Any]] = {}
+
+    def complete(self, label: str, times: Sequence[NodeTime]) -> None:
+        """Take note of a session, and begin with the page of a participant who has no other."""
+        participant = label.partition("_")[0]
+        self._open[participant].discard(label)
+        if self._open[participant]:
+            return
+        del self._open[participant]
+        if self._open and hasattr(self._plugin, "spare"):
+            self.keep_times([t for t in times if t.participant == participant])
+            write = _page_call(self._config, participant, self.log_dir)
+            self.early[participant] = self._plugin.spare(write)
+
+    def keep_times(self, times: Sequence[NodeTime]) -> None:
+        """Add times to the logs, but those of a participant whose page has them already."""
+        late = [t for t in times if t.participant not in self.early]
+        progress.add_timing(late, self.log_dir / "timing.tsv")
+
+
+def _page_call(config: Config, participant: str, log_dir: Path | None) -> Callable[[], Path]:
+    """What writes the page of a participant."""
+    from bids_stroke.reports.participant import write_participant_report
+
+    linked = config.execution.report_images == "linked"
+    subject = participant.removeprefix("sub-")
+    output_dir = config.dataset.output_dir
+    return partial(write_participant_report, output_dir, subject, log_dir, linked=linked)
 
 
 def _describe(config: Config, examples: Plan, log_dir: Path) -> None:
@@ -123,17 +165,23 @@ def _describe(config: Config, examples: Plan, log_dir: Path) -> None:
 
 
 def _execute(
-    config: Config, part: Plan, plugin: Any, display: progress.Display, log_dir: Path
+    config: Config, part: Plan, plugin: Any, display: progress.Display, pages: _Pages
 ) -> progress.Tracker:
     """Run the graph of a part and keep times; failed nodes leave crash files in the logs."""
     from bids_stroke.cli import engine
 
+    log_dir = pages.log_dir
     workflow = build_workflow(config, part, log_dir)
-    tracker = progress.Tracker(run.workflow_labels(part.pairs), run.node_names(workflow), display)
+    tracker = progress.Tracker(
+        run.workflow_labels(part.pairs),
+        run.node_names(workflow),
+        display,
+        complete=lambda label: pages.complete(label, tracker.times),
+    )
     try:
         error = engine.run_workflow(workflow, plugin, tracker) if part.pairs else None
     finally:
-        progress.add_timing(tracker.times, log_dir / "timing.tsv")
+        pages.keep_times(tracker.times)
     if error and not tracker.failed:
         (log_dir / "error.txt").write_text("".join(traceback.format_exception(error)))
         raise BidsStrokeError(f"The run broke off: {error} (see {log_dir / 'error.txt'}).")
@@ -313,28 +361,36 @@ def _load_pages() -> None:
 
 
 def _write_reports(
-    config: Config, participants: Iterable[str], log_dir: Path | None
+    config: Config,
+    participants: Iterable[str],
+    log_dir: Path | None,
+    early: Mapping[str, Future[Any]] = MappingProxyType({}),
 ) -> list[Failure]:
-    """Pages of participants; one that can't be written is a failure of that participant."""
-    from bids_stroke.reports.participant import write_participant_report
+    """Pages of participants; one that can't be written is a failure of that participant.
 
+    ``early`` are those with which workers have begun.
+    """
     failed = []
     for participant in participants:
+        write = _page_call(config, participant, log_dir)
         try:
-            write_participant_report(
-                config.dataset.output_dir,
-                participant.removeprefix("sub-"),
-                log_dir,
-                linked=config.execution.report_images == "linked",
-            )
+            _result_of(early[participant], write) if participant in early else write()
         except Exception as error:  # noqa: BLE001 - one page must not take the others with it
             if config.execution.verbose:
                 traceback.print_exc()
             full = isinstance(error, OSError) and is_full(error)
             why = "the disk is full: free some space and run again." if full else error
             message = f"The report page can't be written: {why}"
-            failed.append(outcome.Failure(participant, participant, message, again=full))
+            failed.append(Failure(participant, participant, message, again=full))
     return failed
+
+
+def _result_of(page: Future[Any], write: Callable[[], Any]) -> None:
+    """Wait for a page; where its worker was killed, write it here."""
+    try:
+        page.result()
+    except (BrokenProcessPool, CancelledError):
+        write()
 
 
 def write_reports_only(config: Config) -> int:

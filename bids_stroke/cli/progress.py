@@ -155,7 +155,7 @@ class Tracker:
     """Callback of nipype's plugins that keeps times and tells a display.
 
     ``labels`` maps the name of each pair's sub-workflow to the pair's label; ``nodes`` are the full
-    names of all nodes that will run.
+    names of all nodes that will run; ``complete`` is told each label whose nodes have all ended.
     """
 
     def __init__(
@@ -164,8 +164,10 @@ class Tracker:
         nodes: Iterable[str],
         display: Display,
         clock: Callable[[], float] = time.time,
+        complete: Callable[[str], None] = lambda label: None,
     ) -> None:
         self._labels, self._display, self._clock = dict(labels), display, clock
+        self._complete = complete
         self._left: dict[tuple[str, str], set[str]] = defaultdict(set)
         for node in nodes:
             self._left[self._place(node)].add(node)
@@ -216,6 +218,8 @@ class Tracker:
             if not left:
                 seconds = sum(t.seconds for t in self.times if (t.label, t.step) == (label, step))
                 self._display.finished(label, step, seconds)
+            if not self.left(label):
+                self._complete(label)
 
     def left(self, label: str) -> int:
         """Number of a label's nodes that have not ended."""

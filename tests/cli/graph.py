@@ -1,5 +1,6 @@
 """A small graph in place of the real one, for tests of how a run goes."""
 
+import os
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -65,6 +66,8 @@ def write_page(output_dir: Path, subject: str, log_dir: Path | None, *, linked: 
         raise ValueError("no page")
     path = output_dir / f"sub-{subject}.html"
     path.write_text(str(log_dir))
+    with (output_dir / "writers").open("a") as stream:
+        stream.write(f"{subject} {os.getpid()}\n")
     return path
 
 

@@ -13,7 +13,7 @@ from bids_stroke.cli.run import main
 from tests.bids.skeleton import dataset
 from tests.cli import graph
 
-ALREADY = "participants are complete already."
+ALREADY = "participants were complete already."
 
 
 @pytest.fixture

@@ -7,6 +7,8 @@ import re
 import subprocess
 import sys
 import tomllib
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +16,7 @@ import pytest
 
 from bids_stroke.cli import participants
 from bids_stroke.cli import run as module
+from bids_stroke.cli.engine import PatientMultiProcPlugin
 from bids_stroke.cli.run import main
 from bids_stroke.errors import UsageError
 from bids_stroke.reports import pages
@@ -137,6 +140,30 @@ def test_a_page_that_fails_is_a_failure_of_its_participant(
     shown = capfd.readouterr().out
     assert "sub-nopage: FAILED: The report page can't be written: no page" in shown
     assert "sub-01: complete" in shown
+
+
+def test_workers_write_pages_while_others_are_computed(place: Path) -> None:
+    """All but the last, which has nothing to wait for and is written here."""
+    assert call(place, "--nprocs", "1", files=("01/a/T1w", "01/b/T1w", "02/T1w", "03/T1w")) == 0
+    writers = [line.split() for line in (place / "out" / "writers").read_text().splitlines()]
+    assert [subject for subject, _ in writers] == ["01", "02", "03"]
+    here = str(os.getpid())
+    assert [process == here for _, process in writers] == [False, False, True]
+    rows = (only_log(place) / "timing.tsv").read_text().splitlines()[1:]
+    assert len(rows) == len(set(rows)) == 8
+
+
+def test_a_page_whose_worker_was_killed_is_written_here(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> Future:
+        future: Future = Future()
+        future.set_exception(BrokenProcessPool("killed"))
+        return future
+
+    monkeypatch.setattr(PatientMultiProcPlugin, "spare", killed)
+    assert call(place, files=("01/T1w", "02/T1w")) == 0
+    assert {path.name for path in (place / "out").glob("*.html")} == {"sub-01.html", "sub-02.html"}
 
 
 def test_a_model_that_does_not_fit_refuses_the_session_only(
