@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -92,9 +92,9 @@ def _run_parts(config: Config, plan: Plan, log_dir: Path, steps: Path) -> list[F
                 failed += [Failure(f"sub-{p.subject}", p.label, NOT_REACHED) for p in part.pairs]
                 continue
             bad = _run_part(config, part, plugin, display, log_dir)
-            finished.record(
-                config, part.of(set(part.participants) - {f.participant for f in bad}), steps
-            )
+            complete = set(part.participants) - {one.participant for one in bad}
+            with suppress(OSError):  # without a record nipype looks at each step
+                finished.record(config, part.of(complete), steps)
             failed += bad
     return failed
 

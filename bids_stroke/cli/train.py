@@ -200,7 +200,8 @@ def prepare_cases(config: Config, plan: Plan, log_dir: Path) -> "list[Case]":
         if taken:
             raise TryAgain(f"Another run computes {labels[min(taken)]}: wait for its end.")
         _execute(config, workflow, labels, log_dir)
-    failed = outcome.failures(log_dir, {f"sub-{pair.subject}" for pair in pairs}, labels)
+    participants = sorted({f"sub-{pair.subject}" for pair in pairs})
+    failed = outcome.failures(log_dir, participants, labels)
     for one in failed:
         print(f"  {one.label}: FAILED: {one.message}")
     if failed and not config.training.allow_findings:
