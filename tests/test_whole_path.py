@@ -28,6 +28,9 @@ class Run:
     code: int
     before: dict[str, str]
 
+    def logs(self) -> list[Path]:
+        return [path for path in (self.out / "logs").iterdir() if path.is_dir()]
+
 
 def checksums(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): sha256(p) for p in folder.rglob("*") if p.is_file()}
@@ -152,12 +155,18 @@ def test_report_says_what_the_model_is(run: Run) -> None:
     assert not [tag for tag in outside if not tag.startswith("<a ")]  # links may be clicked
 
 
-def test_second_run_recomputes_nothing(run: Run) -> None:
-    before = checksums(run.out / "sub-03")
-    code = participant(run.bids, run.out, run.work, "--participant-label", "03")
-    log = max((run.out / "logs").glob("*/timing.tsv"), key=lambda p: p.stat().st_mtime)
-    steps = pd.read_csv(log, sep="\t")["step"].unique()
-    assert code == 0
+def test_second_run_recomputes_nothing(run: Run, capsys: pytest.CaptureFixture) -> None:
+    """It passes over who is complete; without a record of that it looks at each step."""
+    before, logs = checksums(run.out / "sub-03"), set(run.logs())
+    assert participant(run.bids, run.out, run.work, "--participant-label", "03") == 0
+    assert "1 of 1 participants were complete already." in capsys.readouterr().out
+    (log,) = set(run.logs()) - logs
+    assert not (log / "timing.tsv").exists()
+    (record,) = run.work.glob("*/finished/sub-03.json")
+    record.unlink()
+    assert participant(run.bids, run.out, run.work, "--participant-label", "03") == 0
+    (log,) = set(run.logs()) - logs - {log}
+    steps = pd.read_csv(log / "timing.tsv", sep="\t")["step"].unique()
     assert not {"conform", "brain extraction", "N4", "segmentation"} & set(steps)
     assert checksums(run.out / "sub-03") == before
 

@@ -3,6 +3,7 @@
 import gc
 import importlib
 import logging
+import subprocess
 import sys
 import threading
 import time
@@ -189,3 +190,19 @@ def test_garbage_is_not_looked_for_in_the_graph(tmp_path: Path) -> None:
 def test_a_part_that_is_missing_is_left_to_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ants", None)
     assert importlib.reload(preloaded).PARTS[-1] == "ants"
+
+
+def test_what_ants_does_not_need_here_is_imported_by_its_first_use() -> None:
+    program = (
+        "import inspect, sys; import bids_stroke.cli.preloaded; import ants; "
+        "inspect.getmodule(sys.modules['ants'].registration); "
+        "print(callable(ants.registration), 'statsmodels.base' in sys.modules); "
+        "from statsmodels.stats.multitest import multipletests; "
+        "import statsmodels.api as sm; "
+        "print(round(sm.OLS([1.0, 2.0, 4.0], [1.0, 2.0, 3.0]).fit().params[0], 6)); "
+        "print(callable(sys.modules['ants.learn.decomposition'].sm.OLS))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["True", "False", f"{17 / 14:.6f}", "True"]
