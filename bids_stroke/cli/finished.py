@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bids_stroke.bids.names import model_page
+from bids_stroke.bids.pairs import Pair
 from bids_stroke.cli.plan import Plan
 from bids_stroke.config import Config, Execution, to_table
 from bids_stroke.core.files import UNREADABLE, read_json, write_text
@@ -34,17 +35,26 @@ def participants(config: Config, plan: Plan, steps: Path) -> set[str]:
     """Participants (with ``sub-``) who are as their records say."""
     if not any_recorded(steps):
         return set()
-    now = _Now(config, plan)
-    return {one for one in plan.participants if _read(steps, one) == now.of(one)}
+    asked, there = requests(config, plan), _Results(config, plan)
+    return {one for one in plan.participants if _read(steps, one) == [asked[one], there.of(one)]}
 
 
-def record(config: Config, plan: Plan, steps: Path) -> None:
-    """Keep the state of all participants of a plan, who are complete."""
-    now = _Now(config, plan)
+def requests(config: Config, plan: Plan) -> dict[str, str]:
+    """Digest of what is asked for each participant, and of the files that it is made from.
+
+    To be taken before a run: what changes later has no part in its results.
+    """
+    of = _Requests(config, plan).of
+    return {participant: of(participant) for participant in plan.participants}
+
+
+def record(config: Config, plan: Plan, asked: Mapping[str, str], steps: Path) -> None:
+    """Keep what was asked for the participants of a plan, who are complete, and what came of it."""
+    there = _Results(config, plan)
     for participant in plan.participants:
         path = _path(steps, participant)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(now.of(participant)))
+        write_text(path, json.dumps([asked[participant], there.of(participant)]))
 
 
 def _path(steps: Path, participant: str) -> Path:
@@ -59,42 +69,56 @@ def _read(steps: Path, participant: str) -> Any:
         return None
 
 
-class _Now:
-    """The state of the participants of a plan as it is now."""
+class _Requests:
+    """What is asked for the participants of a plan."""
 
     def __init__(self, config: Config, plan: Plan) -> None:
-        self._config, self._plan = config, plan
-        self._pairs: dict[str, list[Any]] = defaultdict(list)
-        for pair in plan.selection.pairs:
-            self._pairs[f"sub-{pair.subject}"].append(pair)
+        self._bids_dir, self._models = config.dataset.bids_dir, plan.models
+        self._pairs = _by_participant(plan)
         self._settings = _settings(config)
         self._changes = _changes(config.dataset.output_dir)
-        self._models = {id(model): _model(model) for model, _ in plan.models.values()}
+        self._checksums = {id(model): model.checksums() for model, _ in plan.models.values()}
 
-    def of(self, participant: str) -> dict[str, str]:
-        """Digests of what is asked for a participant and of what there is."""
-        return {
-            "request": _digest(self._request(participant)),
-            "results": _digest(self._results(participant)),
-        }
+    def of(self, participant: str) -> str:
+        """Digest for one of them."""
+        return _digest(self._content(participant))
 
-    def _request(self, participant: str) -> Iterator[Any]:
+    def _content(self, participant: str) -> Iterator[Any]:
         yield self._settings
         yield self._changes.get(participant, [])
-        yield from _states([self._config.dataset.bids_dir / participant])
+        yield from _states([self._bids_dir / participant])
         for pair in self._pairs[participant]:
             yield pair
             yield from _states([*pair.images.values(), *pair.brain_masks.values()])
-            if pair.label in self._plan.models:
-                model, reason = self._plan.models[pair.label]
-                yield self._models[id(model)], reason
+            if pair.label in self._models:
+                model, reason = self._models[pair.label]
+                yield model, self._checksums[id(model)], reason
 
-    def _results(self, participant: str) -> Iterator[Any]:
-        output_dir = self._config.dataset.output_dir
-        yield from _states([output_dir / participant, output_dir / f"{participant}.html"])
-        chosen = (self._plan.models.get(pair.label) for pair in self._pairs[participant])
+
+class _Results:
+    """What lies in the output folder for the participants of a plan."""
+
+    def __init__(self, config: Config, plan: Plan) -> None:
+        self._output_dir, self._models = config.dataset.output_dir, plan.models
+        self._pairs = _by_participant(plan)
+
+    def of(self, participant: str) -> str:
+        """Digest for one of them."""
+        return _digest(self._content(participant))
+
+    def _content(self, participant: str) -> Iterator[Any]:
+        folder = self._output_dir
+        yield from _states([folder / participant, folder / f"{participant}.html"])
+        chosen = (self._models.get(pair.label) for pair in self._pairs[participant])
         for page in sorted({model_page(one[0].name) for one in chosen if one}):
-            yield page, (output_dir / page).is_file()
+            yield page, (folder / page).is_file()
+
+
+def _by_participant(plan: Plan) -> Mapping[str, list[Pair]]:
+    pairs: dict[str, list[Pair]] = defaultdict(list)
+    for pair in plan.selection.pairs:
+        pairs[f"sub-{pair.subject}"].append(pair)
+    return pairs
 
 
 def _settings(config: Config) -> list[Any]:
@@ -118,10 +142,6 @@ def _settings(config: Config) -> list[Any]:
     weights = processing.hdbet_weights or brain_weights(config.model.models_dir)
     named = [*processing.atlases.values(), *([weights] if weights else [])]
     return [to_table(asked), *_states(named)]
-
-
-def _model(model: Any) -> tuple[Any, Mapping[str, str]]:
-    return model, model.checksums()
 
 
 def _changes(output_dir: Path) -> Mapping[str, list[list[str]]]:

@@ -489,7 +489,7 @@ MODES = (
     ("--dry-run", "dry_run", "print what would be done, and why, then stop"),
     ("--reports-only", "reports_only", "write the report pages anew from the files in OUTPUT_DIR"),
     ("--boilerplate-only", "boilerplate_only", "write only the methods text, logs/CITATION.*"),
-    ("--write-graph", "write_graph", "draw the workflow into the logs"),
+    ("--write-graph", "write_graph", "draw the workflow of a session of each kind into the logs"),
     ("--clean-workdir", "clean_workdir", "empty the work folder before the run"),
     ("--stop-on-first-crash", "stop_on_first_crash", "stop everything at the first failure"),
     ("--resource-monitor", "resource_monitor", "record memory and processor use of each step"),

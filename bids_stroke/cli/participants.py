@@ -91,10 +91,11 @@ def _run_parts(config: Config, plan: Plan, log_dir: Path, steps: Path) -> list[F
             if failed and config.execution.stop_on_first_crash:
                 failed += [Failure(f"sub-{p.subject}", p.label, NOT_REACHED) for p in part.pairs]
                 continue
+            asked = finished.requests(config, part)
             bad = _run_part(config, part, plugin, display, log_dir)
             complete = set(part.participants) - {one.participant for one in bad}
             with suppress(OSError):  # without a record nipype looks at each step
-                finished.record(config, part.of(complete), steps)
+                finished.record(config, part.of(complete), asked, steps)
             failed += bad
     return failed
 

@@ -3,10 +3,11 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from bids_stroke.cli import environment
+from bids_stroke.cli import environment, participants
 from bids_stroke.cli import plan as plans
 from bids_stroke.cli.claims import claimed
 from bids_stroke.cli.run import main
@@ -89,6 +90,24 @@ def test_who_has_changed_is_looked_at_again(
     assert (place / "out" / "sub-01.html").is_file()
     assert call() == 0
     assert f"2 of 2 {ALREADY}" in capfd.readouterr().out
+
+
+def test_an_input_that_changes_during_the_run_is_looked_at_again(
+    place: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset(place / "raw", "03/T1w")
+    real = participants._run_part
+
+    def run_part(*given: Any) -> Any:
+        failed = real(*given)
+        os.utime(place / "raw" / "sub-03" / "anat" / "sub-03_T1w.nii.gz", ns=(1, 1))
+        return failed
+
+    monkeypatch.setattr(participants, "_run_part", run_part)
+    assert call() == 0
+    capfd.readouterr()
+    assert call() == 0
+    assert f"2 of 3 {ALREADY}" in capfd.readouterr().out
 
 
 def test_damaged_records_count_for_nothing(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
