@@ -113,7 +113,7 @@ def _run_part(
         labels = run.workflow_labels(mine.selection.pairs)
         failed = outcome.failures(log_dir, mine.participants, labels)
         failed += _unexplained(mine, tracker, {one.label for one in failed})
-        failed += _write_reports(config, mine.participants, log_dir, pages.early)
+        failed += _write_reports(config, dict.fromkeys(mine.participants, log_dir), pages.early)
     for line in progress.timing_lines(tracker.times):
         print(line)
     return failed
@@ -363,16 +363,16 @@ def _load_pages() -> None:
 
 def _write_reports(
     config: Config,
-    participants: Iterable[str],
-    log_dir: Path | None,
+    logs: Mapping[str, Path | None],
     early: Mapping[str, Future[Any]] = MappingProxyType({}),
 ) -> list[Failure]:
     """Pages of participants; one that can't be written is a failure of that participant.
 
-    ``early`` are those with which workers have begun.
+    ``logs`` are folders with times and failures by participant, ``early`` pages with which workers
+    have begun.
     """
     failed = []
-    for participant in participants:
+    for participant, log_dir in logs.items():
         write = _page_call(config, participant, log_dir)
         try:
             _result_of(early[participant], write) if participant in early else write()
@@ -396,6 +396,8 @@ def _result_of(page: Future[Any], write: Callable[[], Any]) -> None:
 
 def write_reports_only(config: Config) -> int:
     """Report pages anew, from what the output folder holds."""
+    from bids_stroke.reports.collect import last_logs
+
     output_dir = config.dataset.output_dir
     run.require_output(output_dir)
     wanted = [f"sub-{label}" for label in config.dataset.participants]
@@ -403,7 +405,8 @@ def write_reports_only(config: Config) -> int:
     participants = [one for one in there if one in wanted] if wanted else there
     if not participants:
         raise NothingSelected(f"{output_dir} has no results of {', '.join(wanted)}.")
-    failed = _write_reports(config, participants, None)
+    logs = last_logs(output_dir)
+    failed = _write_reports(config, {one: logs.get(one) for one in participants})
     _group_anew(config)
     for line in outcome.summary_lines(participants, failed, output_dir, "reported anew"):
         print(line)

@@ -129,10 +129,27 @@ def _record(path: Path) -> Any:
     return record
 
 
-def newest_log(output_dir: Path) -> Path | None:
-    """Folder of the last run in ``logs``, by its time of change."""
-    folders = [f for f in (Path(output_dir) / "logs").glob("*") if f.is_dir()]
-    return max(folders, key=lambda folder: folder.stat().st_mtime, default=None)
+def last_logs(output_dir: Path) -> dict[str, Path]:
+    """Folder in ``logs`` of each participant's last run: the newest with times or failures of it.
+
+    A run that passes over who is complete, and that of another participant, tell nothing of it.
+    """
+    folders = [folder for folder in (Path(output_dir) / "logs").glob("*") if folder.is_dir()]
+    return {
+        participant: folder
+        for folder in sorted(folders, key=_changed)
+        for participant in (*_timed(folder), *(path.name for path in folder.glob("sub-*")))
+    }
+
+
+def _timed(log_dir: Path) -> set[str]:
+    """Participants (with ``sub-``) who have times in a log."""
+    path = log_dir / "timing.tsv"
+    if not path.is_file():
+        return set()
+    with path.open(encoding="utf-8") as stream:
+        next(stream, "")
+        return {line.partition("\t")[0] for line in stream}
 
 
 def failures(log_dir: Path | None, subject: str = "*") -> list[Failure]:

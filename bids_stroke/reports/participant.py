@@ -315,14 +315,14 @@ def write_participant_report(
     """Write ``sub-<subject>.html``: one file without any address outside it.
 
     Reads the quality records, figures, tables and images of the participant in ``output_dir``, and
-    crash files and times in ``log_dir`` (default: the newest folder in ``logs``). ``subject`` may
-    have its ``sub-``. Reduced images are written into the page, so that it stays under 15 MB;
+    crash files and times in ``log_dir`` (default: that of the participant's last run). ``subject``
+    may have its ``sub-``. Reduced images are written into the page, so that it stays under 15 MB;
     ``linked`` leaves them out and links the full files. The pages of the models are written beside
     it. Many sessions have smaller pictures, and from about a dozen on linked images. Returns the
     path of the page.
     """
     output_dir, subject = Path(output_dir), subject.removeprefix("sub-")
-    log_dir = log_dir or collect.newest_log(output_dir)
+    log_dir = log_dir or collect.last_logs(output_dir).get(f"sub-{subject}")
     found, failed = collect.sessions(output_dir, subject), collect.failures(log_dir, subject)
     share, max_bytes = _budget(found)
     linked = linked or not max_bytes

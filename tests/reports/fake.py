@@ -224,8 +224,8 @@ def write_outputs(out: Path) -> Path:
     (logs / "sub-03" / "crash-1.txt").write_text(CRASH)
     (logs / "timing.tsv").write_text(
         "participant\tlabel\tstep\tnode\tstart\tseconds\n"
-        "01\tsub-01_ses-1\tbrain_extraction\ta\t2026-01-01T00:00:00\t12.5\n"
-        "01\tsub-01_ses-1\tsegmentation\tb\t2026-01-01T00:00:13\t80\n"
+        "sub-01\tsub-01_ses-1\tbrain_extraction\ta\t2026-01-01T00:00:00\t12.5\n"
+        "sub-01\tsub-01_ses-1\tsegmentation\tb\t2026-01-01T00:00:13\t80\n"
     )
     (out / "logs" / "CITATION.bib").write_text("@misc{a,\n title = {<i>raw</i>}\n}\n")
     (logs / "memory.tsv").write_text("node\tpeak_mb\na\t2048.0\n")

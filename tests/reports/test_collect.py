@@ -41,3 +41,29 @@ def test_only_the_last_failing_run_of_a_participant_counts(tmp_path: Path) -> No
     crash(tmp_path, "b", "01", 100)
     (failure,) = collect.standing_failures(tmp_path)
     assert failure.file.parent.parent.name == "a"
+
+
+def log(out: Path, name: str, when: float, *participants: str) -> Path:
+    folder = out / "logs" / name
+    folder.mkdir(parents=True)
+    if participants:
+        rows = [f"{one}\t{one}\tN4\tnode\t1.0\t2.0\n" for one in participants]
+        (folder / "timing.tsv").write_text(
+            f"participant\tlabel\tstep\tnode\tstart\tseconds\n{''.join(rows)}"
+        )
+    os.utime(folder, (when, when))
+    return folder
+
+
+def test_the_last_run_of_a_participant_is_the_newest_that_tells_of_it(tmp_path: Path) -> None:
+    log(tmp_path, "all", 100, "sub-01", "sub-02")
+    log(tmp_path, "second", 101, "sub-02")
+    crash(tmp_path, "third", "03", 102)
+    log(tmp_path, "nothing was left to do", 103)
+    found = collect.last_logs(tmp_path)
+    assert {name: folder.name for name, folder in found.items()} == {
+        "sub-01": "all",
+        "sub-02": "second",
+        "sub-03": "third",
+    }
+    assert collect.last_logs(tmp_path / "absent") == {}

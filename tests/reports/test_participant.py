@@ -152,7 +152,7 @@ def test_numbers_in_words() -> None:
 
 
 def test_times_add_up_by_step(outputs: Path) -> None:
-    log = collect.newest_log(outputs)
+    log = collect.last_logs(outputs)["sub-01"]
     assert collect.timing(log)["sub-01_ses-1"] == {"brain_extraction": 12.5, "segmentation": 80.0}
     assert collect.timing(None) == {}
 
