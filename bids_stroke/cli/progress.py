@@ -214,11 +214,12 @@ class Tracker:
         left = self._left[label, step]
         if name in left:
             left.remove(name)
-            self._display.advanced(label, 1 - self.left(label) / self._totals[label])
+            open_nodes = self.left(label)
+            self._display.advanced(label, 1 - open_nodes / self._totals[label])
             if not left:
                 seconds = sum(t.seconds for t in self.times if (t.label, t.step) == (label, step))
                 self._display.finished(label, step, seconds)
-            if not self.left(label):
+            if not open_nodes:
                 self._complete(label)
 
     def left(self, label: str) -> int:

@@ -152,6 +152,7 @@ def find_reference_roots(config: Config) -> list[Path]:
 
 
 def require_output(output_dir: Path) -> None:
+    """Raise InputMissing where the participant level has left nothing."""
     if not any(output_dir.glob("sub-*")):
         raise InputMissing(
             f"{output_dir} holds no results: run the participant level first, with this OUTPUT_DIR."

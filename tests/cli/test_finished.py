@@ -18,13 +18,19 @@ ALREADY = "participants were complete already."
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a dataset of two, who are complete."""
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to run in, with a small graph in place of the real one."""
     graph.install(monkeypatch)
     monkeypatch.chdir(tmp_path)
-    dataset(tmp_path / "raw", "01/T1w", "02/T1w", "02/FLAIR")
-    assert call() == 0
     return tmp_path
+
+
+@pytest.fixture
+def place(empty: Path) -> Path:
+    """A folder with a dataset of two, who are complete."""
+    dataset(empty / "raw", "01/T1w", "02/T1w", "02/FLAIR")
+    assert call() == 0
+    return empty
 
 
 def call(*flags: str) -> int:
@@ -161,23 +167,25 @@ def test_who_failed_is_not_finished(place: Path, capfd: pytest.CaptureFixture[st
         assert "2 of 4 participants are complete." in said
 
 
-def test_parts_come_to_the_same(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each participant a part: pages come part by part, and the logs are those of one run."""
-    graph.install(monkeypatch)
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture
+def apart(empty: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to run in, where each participant is a part."""
     monkeypatch.setattr(plans, "LEAST_PART", 1)
     monkeypatch.setattr(plans, "PAIRS_PER_WORKER", 0)
-    dataset(tmp_path / "raw", "01/a/T1w", "01/b/T1w", "02/T1w", "bad/T1w", "zoe/T1w")
+    return empty
+
+
+def test_parts_come_to_the_same(apart: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Pages come part by part, and the logs are those of one run."""
+    dataset(apart / "raw", "01/a/T1w", "01/b/T1w", "02/T1w", "bad/T1w", "zoe/T1w")
     assert call("--resource-monitor") == 1
     said = capfd.readouterr().out
     assert "3 of 4 participants are complete." in said
     assert "sub-bad: FAILED" in said
-    pages = [tmp_path / "out" / f"sub-{one}.html" for one in ("01", "02", "zoe")]
+    pages = [apart / "out" / f"sub-{one}.html" for one in ("01", "02", "zoe")]
     times = [page.stat().st_mtime_ns for page in pages]
     assert times == sorted(times) and len(set(times)) == 3
-    (log,) = (path for path in (tmp_path / "out" / "logs").iterdir() if path.is_dir())
+    (log,) = (path for path in (apart / "out" / "logs").iterdir() if path.is_dir())
     header, *rows = (log / "timing.tsv").read_text().splitlines()
     assert header.startswith("participant\t")
     assert {row.split("\t")[1] for row in rows} >= {"sub-01_ses-a", "sub-01_ses-b", "sub-zoe"}
@@ -186,16 +194,12 @@ def test_parts_come_to_the_same(
 
 
 def test_parts_after_the_first_crash_are_not_run(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    apart: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    graph.install(monkeypatch)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(plans, "LEAST_PART", 1)
-    monkeypatch.setattr(plans, "PAIRS_PER_WORKER", 0)
-    dataset(tmp_path / "raw", "bad/T1w", "zoe/T1w")
+    dataset(apart / "raw", "bad/T1w", "zoe/T1w")
     assert call("--stop-on-first-crash") == 1
     assert "sub-zoe: FAILED: The run was stopped" in capfd.readouterr().out
-    assert not (tmp_path / "out" / "sub-zoe").exists()
+    assert not (apart / "out" / "sub-zoe").exists()
 
 
 def test_what_another_run_computes_is_left_to_it(
