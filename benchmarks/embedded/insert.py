@@ -17,11 +17,12 @@ import ants
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
-from prepare import AFFINE, SHAPE, template_maps, tissues_of
+from prepare import as_ants, load_grid, template_maps, tissues_of
 from scipy import ndimage
 
 from bids_stroke.core import synthesis
 from bids_stroke.core.atlases import Atlas
+from bids_stroke.core.geometry import Grid
 from bids_stroke.models.atlases import gather
 from bids_stroke.models.sampling import MODALITIES, Shape, load_shapes, open_fluid
 
@@ -61,16 +62,6 @@ class Scan:
         return float((lesion.soft >= 0.5).sum() * abs(np.linalg.det(self.affine))) / 1000
 
 
-def template_image(volume: Volume) -> ants.ANTsImage:
-    """A volume on the training grid as ANTs sees it (LPS)."""
-    return ants.from_numpy(
-        volume,
-        origin=list(AFFINE[:3, 3] * [-1, -1, 1]),
-        spacing=[float(AFFINE[0, 0])] * 3,
-        direction=np.diag([-1.0, -1.0, 1.0]),
-    )
-
-
 def source(name: str, shared: Path) -> Path:
     """The T1w file of a scan."""
     if name == "patient26":
@@ -79,7 +70,7 @@ def source(name: str, shared: Path) -> Path:
     return shared / "ms_raw" / subject / session / "anat" / f"{name}_T1w.nii.gz"
 
 
-def read_scan(name: str, shared: Path, work: Path) -> Scan:
+def read_scan(name: str, grid: Grid, shared: Path, work: Path) -> Scan:
     """Load one scan: the publisher's brain masks and rigid transform, or patient26 as it is."""
     file = source(name, shared)
     stem = file.with_name(file.name.removesuffix("_T1w.nii.gz"))
@@ -88,7 +79,7 @@ def read_scan(name: str, shared: Path, work: Path) -> Scan:
     else:
         t1w, flair = read_raw(stem, shared / "ms_raw_reference" / name, work)
     way = ants.registration(
-        t1w, template_image(template_maps()["t1"]), "Affine", outprefix=str(work / f"{name}_")
+        t1w, as_ants(template_maps(grid)["t1"], grid), "Affine", outprefix=str(work / f"{name}_")
     )["fwdtransforms"]
     affine = nib.load(file).affine
     arrays = {}
@@ -120,11 +111,10 @@ def to_ras(volume: Volume, affine: NDArray[np.float64]) -> tuple[Volume, NDArray
     return np.asarray(image.dataobj, dtype=np.float32), image.affine
 
 
-def placed(shape: Shape) -> Volume:
+def placed(shape: Shape, grid: Grid) -> Volume:
     """A lesion shape where it was found, on the template's grid."""
-    return synthesis.place(
-        shape.mask / np.float32(255), np.zeros(SHAPE), np.random.default_rng(), centre=shape.centre
-    )
+    soft, nothing = shape.mask / np.float32(255), np.zeros(grid.shape)
+    return synthesis.place(soft, nothing, np.random.default_rng(), centre=shape.centre)
 
 
 def small(shapes: list[Shape], brain: NDArray[np.bool_], rng: np.random.Generator) -> Volume:
@@ -139,17 +129,17 @@ def small(shapes: list[Shape], brain: NDArray[np.bool_], rng: np.random.Generato
     return synthesis.place(mask, brain, rng)
 
 
-def place_of(lesion: Volume, tissue: Atlas) -> str:
+def place_of(lesion: Volume, grid: Grid, tissue: Atlas) -> str:
     """Where most of a lesion on the template's grid lies: one of PLACES."""
-    points = nib.affines.apply_affine(AFFINE, np.argwhere(lesion >= 0.5))
+    points = nib.affines.apply_affine(grid.affine, np.argwhere(lesion >= 0.5))
     names = [tissue.names.get(int(label), "") for label in tissue.at(points)]
     shares = [sum(any(part in name for part in parts) for name in names) for parts in PARTS]
     return PLACES[int(np.argmax(shares))]
 
 
-def carried(whole: Volume, scan: Scan) -> Volume:
+def carried(whole: Volume, grid: Grid, scan: Scan) -> Volume:
     """A lesion of the template in the scan: soft mask within the brain, not in open fluid."""
-    moved = ants.apply_transforms(scan.grid, template_image(whole), scan.from_template)
+    moved = ants.apply_transforms(scan.grid, as_ants(whole, grid), scan.from_template)
     soft, _ = to_ras(moved.numpy(), nib.load(scan.file).affine)
     return np.clip(soft, 0, 1) * scan.tissue
 
@@ -219,29 +209,37 @@ def painted(
     return images, lesions
 
 
-def insert_one(scan: Scan, shapes: list[Shape], tissue: Atlas, out: Path, seed: int) -> None:
+def insert_one(
+    scan: Scan, shapes: list[Shape], grid: Grid, tissue: Atlas, out: Path, seed: int
+) -> None:
     """Write the scan as it is and with each shape in it, stages alternating."""
     save(out / f"{scan.name}_000.npz", scan, scan.images, [])
     for number, shape in enumerate(shapes, start=1):
         rng = np.random.default_rng([seed, number])
-        whole = placed(shape)
-        lesion = Lesion(carried(whole, scan), synthesis.STAGES[number % 2], place_of(whole, tissue))
+        whole, stage = placed(shape, grid), synthesis.STAGES[number % 2]
+        lesion = Lesion(carried(whole, grid, scan), stage, place_of(whole, grid, tissue))
         if scan.ml(lesion) >= BINS_ML[0][0]:
             save(out / f"{scan.name}_{number:03d}.npz", scan, *painted(scan, [lesion], rng))
 
 
 def insert_many(
-    scan: Scan, shapes: list[Shape], tissue: Atlas, out: Path, seed: int, looks: str
+    scan: Scan,
+    shapes: list[Shape],
+    grid: Grid,
+    tissue: Atlas,
+    out: Path,
+    seed: int,
+    looks: str,
 ) -> None:
     """Write the scan with twelve small lesions apart from each other, three times in each look."""
-    brain = template_maps()["t1"] > 0.1
+    brain = template_maps(grid)["t1"] > 0.1
     for number in range(MANY):
         rng = np.random.default_rng([seed, 1000 + number])
         free, lesions = scan.tissue.copy(), []
         while len(lesions) < EACH:
             whole = small(shapes, brain, rng)
             stage = synthesis.STAGES[int(rng.integers(2))]
-            lesion = Lesion(carried(whole, scan), stage, place_of(whole, tissue))
+            lesion = Lesion(carried(whole, grid, scan), stage, place_of(whole, grid, tissue))
             if scan.ml(lesion) >= SMALL_ML[0] and free[lesion.soft > 0.01].all():
                 lesions.append(lesion)
                 free &= ndimage.distance_transform_edt(lesion.soft <= 0.01) > APART_VOXELS
@@ -260,12 +258,13 @@ def main() -> None:
     out = args.run / args.split
     out.mkdir(parents=True, exist_ok=True)
     shapes = load_shapes(args.run / "lesions.npz", args.split)
-    tissue = gather({}).tissue
+    tissue, grid = gather({}).tissue, load_grid(args.run)
     for number, name in enumerate(SCANS[args.split]):
         picked = chosen(shapes, args.count, np.random.default_rng([3, number]))
-        scan = read_scan(name, args.shared, args.run)
-        insert_one(scan, picked, tissue, out, seed=4 + number)
-        insert_many(scan, shapes, tissue, out, seed=4 + number, looks=LOOKS[args.split])
+        scan = read_scan(name, grid, args.shared, args.run)
+        insert_one(scan, picked, grid, tissue, out, seed=4 + number)
+        looks = LOOKS[args.split]
+        insert_many(scan, shapes, grid, tissue, out, seed=4 + number, looks=looks)
         print(name, len(list(out.glob(f"{name}_*.npz"))), "cases", flush=True)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from prepare import load_grid, spacing_of
 
 from bids_stroke import data
 from bids_stroke.models.recipe import Recipe, load
@@ -66,11 +67,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--start", type=Path, help="checkpoint.pth of a run to begin from")
+    parser.add_argument(
+        "--start", type=Path, help="checkpoint of a run or of a model to begin from"
+    )
     args = parser.parse_args()
     recipe = load(args.recipe)
     network, schedule = network_of(recipe), schedule_of(recipe, args.minutes * 60)
-    samples = Samples(patch=network.patch[::-1], spacing=network.spacing, **recipe.samples)
+    grid = spacing_of(load_grid(args.run))
+    samples = Samples(
+        patch=network.patch[::-1], grid=grid, spacing=network.spacing, **recipe.samples
+    )
     torch.set_num_threads(args.threads)
     trainer = Trainer(network, schedule, args.run)
     if args.start:
@@ -78,7 +84,7 @@ def main() -> None:
     if args.resume:
         trainer.resume()
     shapes = load_shapes(args.run / "lesions.npz", "train")
-    sampler = Sampler(load_anatomies(args.run, samples.grid), shapes, samples)
+    sampler = Sampler(load_anatomies(args.run, grid), shapes, samples)
     size = recipe.plan.batch_size
     loader = batches(sampler, size, schedule.seed, trainer.iteration * size, args.workers)
     print("loss", trainer.run(iter(loader)), "iterations", trainer.iteration)

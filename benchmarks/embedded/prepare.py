@@ -1,8 +1,8 @@
-"""Put anatomies and lesion masks of the shared data on one 1.5 mm MNI grid, for the training.
+"""Put anatomies and lesion masks of the shared data on one MNI grid, for the training.
 
 Writes ``anatomy_<name>.npz`` (t1w, flair, csf, gm, wm, brain, ignore, ventricle) and
-``lesions.npz``; arrays are [x, y, z], RAS+. sub-01 of ``ms_raw`` is never read here: it is held
-out for the evaluation.
+``lesions.npz``, which holds the grid too; arrays are [x, y, z], RAS+. sub-01 of ``ms_raw`` is
+never read here: it is held out for the evaluation.
 """
 
 from __future__ import annotations
@@ -20,38 +20,69 @@ from scipy import ndimage
 from scipy.special import expit
 from skimage.filters import threshold_otsu
 
-SPACING = 1.5
-SHAPE = (121, 146, 121)
-AFFINE = np.array([[1.5, 0, 0, -90], [0, 1.5, 0, -126], [0, 0, 1.5, -72], [0, 0, 0, 1]])
+from bids_stroke.core.geometry import Grid, voxel_volume_mm3
+
+FIRST_MM = (-90.0, -126.0, -72.0)  # centre of the first voxel
+EXTENT_MM = (180.0, 217.5, 180.0)  # from there to the centre of the last
 LARGEST_ML = 400.0
 SPLIT_SEED = 20
 Volume = NDArray[np.float32]
 
 
-def to_grid(image: nib.Nifti1Image, order: int = 1) -> Volume:
-    """Resample a NIfTI image to the training grid."""
-    moved = resample_from_to(image, (SHAPE, AFFINE), order=order)
+def isotropic(spacing: float) -> Grid:
+    """The grid over the template with voxels of ``spacing`` mm, RAS+."""
+    x, y, z = (int(extent / spacing) + 1 for extent in EXTENT_MM)
+    return Grid((x, y, z), nib.affines.from_matvec(np.eye(3) * spacing, FIRST_MM))
+
+
+def load_grid(run: Path) -> Grid:
+    """The grid of a folder that was prepared."""
+    with np.load(run / "lesions.npz") as arrays:
+        x, y, z = arrays["grid_shape"].tolist()
+        return Grid((x, y, z), arrays["grid_affine"])
+
+
+def spacing_of(grid: Grid) -> float:
+    """Side of an isotropic grid's voxels in mm."""
+    return float(grid.affine[0, 0])
+
+
+def to_grid(image: nib.Nifti1Image, grid: Grid) -> Volume:
+    """Resample a NIfTI image to a grid, linearly."""
+    moved = resample_from_to(image, (grid.shape, grid.affine), order=1)
     return np.asarray(moved.dataobj, dtype=np.float32)
 
 
-def template_maps() -> dict[str, Volume]:
-    """MNI152 2009a of nilearn's wheel: T1 and tissue partial volumes on the training grid."""
+def as_ants(volume: Volume, grid: Grid) -> ants.ANTsImage:
+    """A volume on an isotropic RAS+ grid as ANTs sees it (LPS)."""
+    return ants.from_numpy(
+        volume,
+        origin=list(grid.affine[:3, 3] * [-1, -1, 1]),
+        spacing=[spacing_of(grid)] * 3,
+        direction=np.diag([-1.0, -1.0, 1.0]),
+    )
+
+
+def template_maps(grid: Grid) -> dict[str, Volume]:
+    """MNI152 2009a of nilearn's wheel: T1 and tissue partial volumes on a grid."""
     folder = Path(nilearn.datasets.__file__).parent / "data"
     maps = {}
     for name in ("t1", "gm", "wm"):
         image = nib.load(folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz")
         data = ndimage.gaussian_filter(np.asarray(image.dataobj, np.float32) / 255, 0.5)
-        maps[name] = to_grid(nib.Nifti1Image(data, image.affine))
+        maps[name] = to_grid(nib.Nifti1Image(data, image.affine), grid)
     return maps
 
 
-def ventricle_proximity(gm: Volume, wm: Volume, brain: NDArray[np.bool_]) -> Volume:
-    """exp(-distance to the lateral ventricles / 6 mm)."""
-    grid = np.stack(np.meshgrid(*[np.arange(n) for n in SHAPE], indexing="ij"), -1)
-    x, y, z = np.moveaxis(grid * SPACING + AFFINE[:3, 3], -1, 0)
+def ventricle_proximity(gm: Volume, wm: Volume, brain: NDArray[np.bool_], grid: Grid) -> Volume:
+    """exp(-distance to the lateral ventricles / 6 mm), the ventricles 18 mm within the brain."""
+    spacing = spacing_of(grid)
+    voxels = np.stack(np.meshgrid(*[np.arange(n) for n in grid.shape], indexing="ij"), -1)
+    x, y, z = np.moveaxis(voxels * spacing + grid.affine[:3, 3], -1, 0)
     centre = (np.abs(x) < 38) & (y > -55) & (y < 35) & (z > -12) & (z < 32)
-    fluid = brain & (gm + wm < 0.4) & centre & ndimage.binary_erosion(brain, iterations=12)
-    distance = ndimage.distance_transform_edt(~fluid) * SPACING
+    deep = ndimage.binary_erosion(brain, iterations=round(18 / spacing))
+    fluid = brain & (gm + wm < 0.4) & centre & deep
+    distance = ndimage.distance_transform_edt(~fluid) * spacing
     return np.exp(-distance / 6.0).astype(np.float32)
 
 
@@ -85,36 +116,39 @@ def bright_outliers(flair: Volume, wm: Volume) -> NDArray[np.bool_]:
     return ndimage.binary_dilation((size[pieces] >= 4) & hot)
 
 
-def prepare_template(out: Path, maps: dict[str, Volume]) -> None:
+def prepare_template(out: Path, grid: Grid, maps: dict[str, Volume]) -> None:
     """The template: its own T1, and tissues for random contrasts; it has no FLAIR."""
     brain = maps["t1"] > 0.1
     gm, wm = maps["gm"] * brain, maps["wm"] * brain
     csf = np.clip(1 - gm - wm, 0, 1) * brain
     save(
         out,
+        grid,
         "template",
         zscore(maps["t1"], brain),
         None,
         {"csf": csf, "gm": gm, "wm": wm},
         brain,
-        np.zeros(SHAPE, bool),
-        ventricle_proximity(gm, wm, brain),
+        np.zeros(grid.shape, bool),
+        ventricle_proximity(gm, wm, brain, grid),
     )
 
 
-def prepare_ms_mni(out: Path, shared: Path, near: Volume) -> None:
+def prepare_ms_mni(out: Path, grid: Grid, shared: Path, near: Volume) -> None:
     """patient26: skull-stripped T1w and FLAIR on the MNI grid; MS lesions are to be ignored."""
     stem = shared / "ms_mni" / "patient26"
     t1w, flair, mask = (
-        to_grid(nib.load(f"{stem}_{name}.nii.gz")) for name in ("T1w", "FLAIR", "label-lesion_mask")
+        to_grid(nib.load(f"{stem}_{name}.nii.gz"), grid)
+        for name in ("T1w", "FLAIR", "label-lesion_mask")
     )
     brain = ndimage.binary_fill_holes((t1w > 1) & (flair > 0.1))
     tissues = tissues_of(t1w, brain)
     ignore = ndimage.binary_dilation(mask > 0.1)
-    save(out, "patient26", zscore(t1w, brain), zscore(flair, brain), tissues, brain, ignore, near)
+    t1w, flair = zscore(t1w, brain), zscore(flair, brain)
+    save(out, grid, "patient26", t1w, flair, tissues, brain, ignore, near)
 
 
-def prepare_ms_raw(out: Path, shared: Path, near: Volume, template: Volume) -> None:
+def prepare_ms_raw(out: Path, grid: Grid, shared: Path, near: Volume, template: Volume) -> None:
     """sub-04: the publisher's brain masks and rigid transform, N4, an affine to the template."""
     anat = shared / "ms_raw" / "sub-04" / "ses-01" / "anat" / "sub-04_ses-01"
     reference = shared / "ms_raw_reference" / "sub-04_ses-01"
@@ -124,12 +158,7 @@ def prepare_ms_raw(out: Path, shared: Path, near: Volume, template: Volume) -> N
         mask = ants.image_read(f"{reference}_space-{name}_desc-brain_mask.nii.gz")
         mask = ants.copy_image_info(image, mask)
         images[name] = ants.n4_bias_field_correction(image, mask=mask, shrink_factor=4) * mask
-    fixed = ants.from_numpy(
-        template,
-        origin=list(AFFINE[:3, 3] * [-1, -1, 1]),
-        spacing=[SPACING] * 3,
-        direction=np.diag([-1.0, -1.0, 1.0]),
-    )
+    fixed = as_ants(template, grid)
     to_template = ants.registration(
         fixed, images["T1w"], "Affine", outprefix=str(out / "sub-04_"), random_seed=1
     )["fwdtransforms"]
@@ -143,19 +172,20 @@ def prepare_ms_raw(out: Path, shared: Path, near: Volume, template: Volume) -> N
     t1w, flair = zscore(t1w, brain), zscore(flair, brain)
     print("T1w-FLAIR correlation in the brain", np.corrcoef(t1w[brain], flair[brain])[0, 1])
     ignore = bright_outliers(flair, tissues["wm"])
-    save(out, "sub-04", t1w, flair, tissues, brain, ignore, near)
+    save(out, grid, "sub-04", t1w, flair, tissues, brain, ignore, near)
 
 
-def prepare_colin(out: Path, folder: Path, near: Volume) -> None:
+def prepare_colin(out: Path, grid: Grid, folder: Path, near: Volume) -> None:
     """Colin27, one man scanned 27 times, skull-stripped on the MNI grid; it has no FLAIR."""
-    t1w = to_grid(nib.load(folder / "ch2bet.nii.gz"))
+    t1w = to_grid(nib.load(folder / "ch2bet.nii.gz"), grid)
     brain = ndimage.binary_fill_holes(ndimage.binary_opening(t1w > 5))
-    nothing = np.zeros(SHAPE, bool)
-    save(out, "colin", zscore(t1w, brain), None, tissues_of(t1w, brain), brain, nothing, near)
+    nothing, tissues = np.zeros(grid.shape, bool), tissues_of(t1w, brain)
+    save(out, grid, "colin", zscore(t1w, brain), None, tissues, brain, nothing, near)
 
 
 def save(
     out: Path,
+    grid: Grid,
     name: str,
     t1w: Volume,
     flair: Volume | None,
@@ -165,7 +195,7 @@ def save(
     ventricle: Volume,
 ) -> None:
     """One anatomy as float16 arrays."""
-    flair = np.zeros(SHAPE, np.float32) if flair is None else flair
+    flair = np.zeros(grid.shape, np.float32) if flair is None else flair
     arrays = {
         "t1w": t1w,
         "flair": flair,
@@ -175,18 +205,14 @@ def save(
         "ventricle": ventricle,
     }
     np.savez(out / f"anatomy_{name}.npz", **{k: v.astype(np.float16) for k, v in arrays.items()})
-    print(
-        name,
-        "brain mL",
-        brain.sum() * SPACING**3 / 1000,
-        "ignored mL",
-        (ignore & brain).sum() * SPACING**3 / 1000,
-        flush=True,
+    brain_ml, ignored_ml = (
+        part.sum() * voxel_volume_mm3(grid.affine) / 1000 for part in (brain, ignore & brain)
     )
+    print(name, "brain mL", brain_ml, "ignored mL", ignored_ml, flush=True)
 
 
-def lesion_on_grid(path: Path) -> tuple[Volume, NDArray[np.int64]] | None:
-    """A lesion mask at 1.5 mm, cut to its bounding box, with the box's corner on the grid."""
+def lesion_on_grid(path: Path, grid: Grid) -> tuple[Volume, NDArray[np.int64]] | None:
+    """A lesion mask on a grid, cut to its bounding box, with the box's corner there."""
     image = nib.load(path)
     data = np.asarray(image.dataobj) > 0.5
     if not 0 < data.sum() <= LARGEST_ML * 1000:
@@ -194,18 +220,18 @@ def lesion_on_grid(path: Path) -> tuple[Volume, NDArray[np.int64]] | None:
     soft = ndimage.gaussian_filter(data.astype(np.float32), 0.6)
     inside = np.argwhere(data)
     corners = nib.affines.apply_affine(
-        np.linalg.inv(AFFINE) @ image.affine, np.stack([inside.min(0) - 2, inside.max(0) + 2])
+        np.linalg.inv(grid.affine) @ image.affine, np.stack([inside.min(0) - 2, inside.max(0) + 2])
     )
     low = np.floor(corners.min(0)).astype(int)
     high = np.ceil(corners.max(0)).astype(int) + 1
-    affine = AFFINE.copy()
-    affine[:3, 3] += SPACING * low
+    affine = grid.affine.copy()
+    affine[:3, 3] += spacing_of(grid) * low
     pull = np.linalg.inv(image.affine) @ affine
     out = ndimage.affine_transform(soft, pull, output_shape=tuple(high - low), order=1)
     return out, low
 
 
-def prepare_lesions(out: Path, shared: Path) -> None:
+def prepare_lesions(out: Path, grid: Grid, shared: Path) -> None:
     """All lesion masks, split by file: 80 % train, 10 % tune, 10 % report."""
     files = sorted((shared / "stroke_masks").glob("*/*.nii.gz"))
     order = np.random.default_rng(SPLIT_SEED).permutation(len(files))
@@ -213,7 +239,7 @@ def prepare_lesions(out: Path, shared: Path) -> None:
     share[order] = np.arange(len(files)) / len(files)
     voxels, shapes, corners, splits, names = [], [], [], [], []
     for path, part in zip(files, share, strict=True):
-        found = lesion_on_grid(path)
+        found = lesion_on_grid(path, grid)
         if found is None or found[0].max() < 0.3:
             continue
         voxels.append((found[0] * 255).astype(np.uint8).ravel())
@@ -221,7 +247,8 @@ def prepare_lesions(out: Path, shared: Path) -> None:
         corners.append(found[1])
         splits.append("train" if part < 0.8 else "tune" if part < 0.9 else "report")
         names.append(f"{path.parent.name}/{path.name}")
-    sizes = np.array([v.sum() / 255 * SPACING**3 / 1000 for v in voxels])
+    unit = voxel_volume_mm3(grid.affine) / 1000
+    sizes = np.array([v.sum() / 255 * unit for v in voxels])
     np.savez(
         out / "lesions.npz",
         voxels=np.concatenate(voxels),
@@ -230,6 +257,8 @@ def prepare_lesions(out: Path, shared: Path) -> None:
         splits=splits,
         names=names,
         ml=sizes,
+        grid_shape=grid.shape,
+        grid_affine=grid.affine,
     )
     print(len(names), "lesions; mL quartiles", np.percentile(sizes, [0, 25, 50, 75, 100]))
 
@@ -239,16 +268,18 @@ def main() -> None:
     parser.add_argument("shared", type=Path, help="folder of the shared data")
     parser.add_argument("out", type=Path, help="folder for the prepared arrays")
     parser.add_argument("--colin", type=Path, help="Debian's mricron-data: folder of ch2bet.nii.gz")
+    parser.add_argument("--spacing", type=float, default=1.0, help="side of a voxel in mm")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    maps = template_maps()
-    prepare_template(args.out, maps)
+    grid = isotropic(args.spacing)
+    maps = template_maps(grid)
+    prepare_template(args.out, grid, maps)
     near = np.load(args.out / "anatomy_template.npz")["ventricle"].astype(np.float32)
-    prepare_ms_mni(args.out, args.shared, near)
-    prepare_ms_raw(args.out, args.shared, near, maps["t1"])
+    prepare_ms_mni(args.out, grid, args.shared, near)
+    prepare_ms_raw(args.out, grid, args.shared, near, maps["t1"])
     if args.colin:
-        prepare_colin(args.out, args.colin, near)
-    prepare_lesions(args.out, args.shared)
+        prepare_colin(args.out, grid, args.colin, near)
+    prepare_lesions(args.out, grid, args.shared)
 
 
 if __name__ == "__main__":

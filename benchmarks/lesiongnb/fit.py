@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "embedded"))
 
-from prepare import AFFINE, SHAPE
+from prepare import load_grid
 from scipy import ndimage
 
 from bids_stroke import data
@@ -60,7 +60,7 @@ def keep(out: Path, name: str, subject: subjects.Subject, truth: NDArray, **more
 
 def train(run: Path, out: Path, count: int) -> None:
     """Paint ``count`` shapes into each scan; the scan's affine is found once, without a lesion."""
-    shapes = load_shapes(run / "lesions.npz", "train")
+    grid, shapes = load_grid(run), load_shapes(run / "lesions.npz", "train")
     fitting = [shape for shape in shapes if SMALLEST_ML <= shape.ml <= LARGEST_ML]
     for number, name in enumerate(SCANS):
         if len(list(out.glob(f"train_{name}_*.npz"))) >= count:
@@ -69,12 +69,13 @@ def train(run: Path, out: Path, count: int) -> None:
         matrix = subjects.affine_to_template(case["T1w"], case["affine"])
         rng = np.random.default_rng([7, number])
         for index, place in enumerate(rng.permutation(len(fitting))[:count]):
-            paint(case, fitting[place], matrix, rng, out, f"train_{name}_{index:02d}", index)
+            paint(case, fitting[place], grid, matrix, rng, out, f"train_{name}_{index:02d}", index)
 
 
 def paint(
     case: dict[str, NDArray],
     shape: Shape,
+    grid: Grid,
     matrix: NDArray,
     rng: np.random.Generator,
     out: Path,
@@ -82,9 +83,9 @@ def paint(
     index: int,
 ) -> None:
     """One lesion in one scan."""
-    whole = synthesis.place(shape.mask / np.float32(255), np.zeros(SHAPE), rng, centre=shape.centre)
-    there = Grid(SHAPE, AFFINE)
-    soft = resample(whole, there, grid_of(case), transform=np.linalg.inv(matrix)) * case["brain"]
+    nothing = np.zeros(grid.shape)
+    whole = synthesis.place(shape.mask / np.float32(255), nothing, rng, centre=shape.centre)
+    soft = resample(whole, grid, grid_of(case), transform=np.linalg.inv(matrix)) * case["brain"]
     images = synthesis.paint(
         {"T1w": case["T1w"]},
         soft,
@@ -94,7 +95,7 @@ def paint(
         strength=rng.uniform(0.5, 1.0),
     )
     subject = subjects.in_template(images["T1w"], case["brain"], case["affine"], matrix)
-    keep(out, name, subject, resample(whole, there, lesiongnb.grid()) >= 0.5)
+    keep(out, name, subject, resample(whole, grid, lesiongnb.grid()) >= 0.5)
 
 
 def cases(run: Path, out: Path, split: str, only: list[str]) -> None:

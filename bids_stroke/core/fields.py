@@ -32,7 +32,11 @@ def _bspline_basis(length: int, spacing: float, offset: float) -> NDArray[np.flo
 
 def _along(volume: NDArray[np.floating], matrix: NDArray[np.floating], axis: int) -> Float3D:
     """Multiply ``volume`` along ``axis`` by ``matrix`` (new length, old length)."""
-    return np.moveaxis(np.tensordot(matrix, volume, axes=(1, axis)), 0, axis)
+    if axis == volume.ndim - 1:
+        return volume @ matrix.T
+    before, after = volume.shape[:axis], volume.shape[axis + 1 :]
+    rows = matrix @ volume.reshape(*before, volume.shape[axis], -1)
+    return rows.reshape(*before, len(matrix), *after)
 
 
 def smooth_field(shape: Sequence[int], rng: np.random.Generator, scale: float) -> Float3D:
@@ -103,7 +107,8 @@ def warp(
 def rician(volume: NDArray[np.floating], rng: np.random.Generator, sigma: float) -> Float3D:
     """Magnitude of the volume with complex Gaussian noise of ``sigma`` (units of the volume)."""
     noise = rng.standard_normal((2, *volume.shape), dtype=np.float32) * np.float32(sigma)
-    return np.hypot(volume.astype(np.float32) + noise[0], noise[1])
+    noise[0] += volume
+    return np.sqrt(noise[0] ** 2 + noise[1] ** 2)
 
 
 def _slice_matrix(length: int, factor: float) -> NDArray[np.float32]:

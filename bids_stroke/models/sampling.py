@@ -22,6 +22,7 @@ from bids_stroke.core import fields, synthesis
 
 IGNORE = 2
 VISIBLE = 0.4  # standard deviations of the brain
+THICKEST_MM = 6.0
 MODALITIES = ("T1w", "FLAIR")
 VOLUMES = ("t1w", "flair", "csf", "gm", "wm", "brain", "ignore", "ventricle")
 Float3D = NDArray[np.float32]
@@ -30,10 +31,11 @@ Patches = dict[str, Float3D]
 
 @dataclass(frozen=True)
 class Anatomy:
-    """One head: its VOLUMES stacked on the training grid, and where its brain is."""
+    """One head: its VOLUMES stacked on the training grid, and the voxels (n, 3) of its brain."""
 
     name: str
     volumes: torch.Tensor
+    brain: NDArray[np.int16]
     brain_ml: float
     box: NDArray[np.float64]  # first and last voxel of the brain
     has_flair: bool
@@ -46,6 +48,19 @@ class Shape:
     mask: NDArray[np.uint8]
     centre: NDArray[np.float64]
     ml: float
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A lesion in an anatomy: its soft mask, and the anatomy's voxel where the mask begins."""
+
+    mask: Float3D
+    start: NDArray[np.int64]
+
+    @property
+    def inside(self) -> NDArray[np.int64]:
+        """Voxels (n, 3) of the anatomy that the lesion fills by half."""
+        return np.argwhere(self.mask > 0.5) + self.start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,13 +90,15 @@ def load_anatomies(folder: Path, grid: float) -> list[Anatomy]:
     anatomies = []
     for path in sorted(folder.glob("anatomy_*.npz")):
         with np.load(path) as arrays:
-            stack = np.stack([arrays[name].astype(np.float32) for name in VOLUMES])
-        brain = np.argwhere(stack[VOLUMES.index("brain")] > 0.5)
+            # Side by side in memory, for a point is read in all of them.
+            stack = np.stack([arrays[name].astype(np.float32) for name in VOLUMES], axis=-1)
+        stack = np.moveaxis(stack, -1, 0)
+        brain = np.argwhere(stack[VOLUMES.index("brain")] > 0.5).astype(np.int16)
         ml = len(brain) * grid**3 / 1000
         box = np.stack([brain.min(0), brain.max(0)]).astype(float)
         has_flair = bool(stack[VOLUMES.index("flair")].any())
         name = path.stem.removeprefix("anatomy_")
-        anatomies.append(Anatomy(name, torch.from_numpy(stack), ml, box, has_flair))
+        anatomies.append(Anatomy(name, torch.from_numpy(stack), brain, ml, box, has_flair))
     return anatomies
 
 
@@ -117,7 +134,7 @@ class Sampler:
         patches = dict(zip(VOLUMES, pull(anatomy.volumes, points), strict=True))
         brain = patches["brain"] > 0.5
         tissue = brain & ~open_fluid(patches["csf"])
-        soft = [np.clip(m, 0, 1) * tissue for m in pull(torch.from_numpy(lesions), points)]
+        soft = [np.clip(pulled(lesion, points), 0, 1) * tissue for lesion in lesions]
         channels = self._channels(rng)
         healthy = self._images(anatomy, patches, rng)
         if rng.random() < self.recipe.white_matter_disease:
@@ -126,9 +143,8 @@ class Sampler:
             healthy["FLAIR"] = flowing_fluid(healthy["FLAIR"], patches["csf"], rng)
         painted = self._paint(healthy, soft, brain, channels, rng)
         scanner = int(rng.integers(2**63))
-        without, image = (
-            scanned(images, brain, channels, scanner) for images in (healthy, painted)
-        )
+        image = scanned(painted, brain, channels, self.recipe.spacing, scanner)
+        without = scanned(healthy, brain, channels, self.recipe.spacing, scanner) if soft else image
         label = _label(soft, np.abs(image - without), patches["ignore"], brain)
         return np.ascontiguousarray(image.transpose(0, 3, 2, 1)), label.transpose(2, 1, 0).copy()
 
@@ -138,79 +154,86 @@ class Sampler:
             return MODALITIES
         return ("T1w",) if draw < self.recipe.t1w_only else ("FLAIR",)
 
-    def _lesions(self, anatomy: Anatomy, rng: np.random.Generator) -> Float3D:
-        """Soft masks (lesion, x, y, z) on the anatomy's grid; one empty mask for no lesion."""
-        brain = anatomy.volumes[VOLUMES.index("brain")].numpy()
+    def _lesions(self, anatomy: Anatomy, rng: np.random.Generator) -> list[Placed]:
+        """No lesion, some small ones beside each other, or one to three of any size."""
         draw = rng.random() - self.recipe.lesion_free
         if draw < 0:
-            return np.zeros((1, *brain.shape), np.float32)
+            return []
         if draw < self.recipe.many_small:
-            near = self._part(brain, rng)
-            count = int(rng.integers(3, 7))
-            return np.stack([self._lesion(near, self.recipe.small_ml, rng) for _ in range(count)])
-        count = rng.choice([1, 2, 3], p=[0.6, 0.25, 0.15])
-        return np.stack([self._lesion(brain, self.recipe.lesion_ml, rng) for _ in range(count)])
+            near, limits, count = self._part(anatomy, rng), self.recipe.small_ml, rng.integers(3, 7)
+        else:
+            near, limits = anatomy.brain, self.recipe.lesion_ml
+            count = rng.choice([1, 2, 3], p=[0.6, 0.25, 0.15])
+        return [self._lesion(anatomy, near, limits, rng) for _ in range(count)]
 
-    def _part(self, brain: Float3D, rng: np.random.Generator) -> Float3D:
-        """The brain within a third of a patch of one of its voxels; 0 elsewhere."""
-        middle = np.unravel_index(rng.choice(np.flatnonzero(brain > 0.5)), brain.shape)
-        reach = [round(n / 3) for n in self.recipe.patch]
-        box = tuple(slice(max(m - r, 0), m + r) for m, r in zip(middle, reach, strict=True))
-        part = np.zeros_like(brain)
-        part[box] = brain[box]
-        return part
+    def _part(self, anatomy: Anatomy, rng: np.random.Generator) -> NDArray[np.int16]:
+        """The brain's voxels within a third of a patch of one of them."""
+        away = np.abs(anatomy.brain - rng.choice(anatomy.brain))
+        return anatomy.brain[(away <= [round(n / 3) for n in self.recipe.patch]).all(axis=1)]
 
     def _lesion(
-        self, brain: Float3D, limits: tuple[float, float], rng: np.random.Generator
-    ) -> Float3D:
-        """A lesion of a volume even in log between ``limits`` (mL), within ``brain``."""
+        self,
+        anatomy: Anatomy,
+        near: NDArray[np.int16],
+        limits: tuple[float, float],
+        rng: np.random.Generator,
+    ) -> Placed:
+        """A lesion of a volume even in log between ``limits`` (mL), around a voxel of ``near``.
+
+        A real shape lies at its own place instead, if the recipe says so.
+        """
         ml = float(np.exp(rng.uniform(*np.log(limits))))
         voxels = ml * 1000 / self.recipe.grid**3
         if rng.random() > self.recipe.real_shape:
             side = int(np.ceil(2.2 * voxels ** (1 / 3))) + 4
             mask = synthesis.random_shape((side,) * 3, rng, voxels).astype(np.float32)
-            return synthesis.place(ndimage.gaussian_filter(mask, 0.5), brain, rng)
-        near = np.flatnonzero(np.abs(self._log_ml - np.log(ml)) < 0.4)
+            return placed(ndimage.gaussian_filter(mask, 0.5), rng.choice(near))
+        alike = np.flatnonzero(np.abs(self._log_ml - np.log(ml)) < 0.4)
         nearest = int(np.argmin(np.abs(self._log_ml - np.log(ml))))
-        shape = self.shapes[rng.choice(near) if near.size else nearest]
+        shape = self.shapes[rng.choice(alike) if alike.size else nearest]
         flip = bool(rng.random() < 0.5)
         scale = float(np.clip((ml / shape.ml) ** (1 / 3), 0.6, 1.5))
         mask = synthesis.transform_mask(shape.mask / np.float32(255), rng, scale=scale, flip=flip)
-        return synthesis.place(mask, brain, rng, centre=self._home(shape, flip, brain, rng))
+        home = self._home(anatomy, shape, flip, rng)
+        return placed(mask, rng.choice(near) if home is None else home)
 
     def _home(
-        self, shape: Shape, flip: bool, brain: Float3D, rng: np.random.Generator
+        self, anatomy: Anatomy, shape: Shape, flip: bool, rng: np.random.Generator
     ) -> NDArray[np.float64] | None:
         """Where a real lesion goes: near its own place, or (None) anywhere."""
+        brain = anatomy.volumes[VOLUMES.index("brain")]
         if rng.random() > self.recipe.at_home:
             return None
-        centre = shape.centre + rng.normal(0, 3, 3)
+        centre = shape.centre + rng.normal(0, 4.5, 3) / self.recipe.grid
         if flip:
             centre[0] = brain.shape[0] - 1 - centre[0]
         at = tuple(np.clip(np.round(centre).astype(int), 0, np.array(brain.shape) - 1))
         return centre if brain[at] > 0.5 else None
 
-    def _points(self, anatomy: Anatomy, lesions: Float3D, rng: np.random.Generator) -> Float3D:
+    def _points(
+        self, anatomy: Anatomy, lesions: Sequence[Placed], rng: np.random.Generator
+    ) -> Float3D:
         """Where each voxel of the patch looks in the anatomy: (3, x, y, z) in voxels."""
         patch = self.recipe.patch
-        target = lesions[rng.integers(len(lesions))]
-        hot = np.flatnonzero(target > 0.5) if rng.random() < 0.8 else np.zeros(0, int)
-        if not hot.size:
-            brain = anatomy.volumes[VOLUMES.index("brain")].numpy()
-            hot = np.flatnonzero(brain > 0.5)
-        centre = np.array(np.unravel_index(rng.choice(hot), target.shape), float)
+        target = lesions[rng.integers(len(lesions))] if lesions and rng.random() < 0.8 else None
+        hot = anatomy.brain if target is None else target.inside
+        centre = rng.choice(hot if len(hot) else anatomy.brain).astype(float)
         zoom = (anatomy.brain_ml / rng.uniform(*self.recipe.brain_ml)) ** (1 / 3)
         zoom *= self.recipe.spacing / self.recipe.grid
         turn = Rotation.from_euler("xyz", rng.normal(0, 8, 3), degrees=True).as_matrix()
         matrix = turn * (zoom * rng.uniform(0.93, 1.08, 3))[None, :]
         matrix[:, 0] *= rng.choice([-1, 1])  # left-right mirror
-        centre = within(centre + rng.uniform(-0.3, 0.3, 3) * patch, np.array(patch) * zoom, anatomy)
+        centre = centre + rng.uniform(-0.3, 0.3, 3) * patch
+        centre = within(centre, np.array(patch) * zoom, anatomy, slack=6.0 / self.recipe.grid)
         out = np.stack(np.meshgrid(*[np.arange(n) - n / 2 for n in patch], indexing="ij"))
         points = np.tensordot(matrix, out, axes=1)
         bend = fields.displacement(
-            patch, rng, amplitude=rng.uniform(0, 2.0), scale=rng.uniform(12, 25)
+            patch,
+            rng,
+            amplitude=rng.uniform(0, 3.0) / self.recipe.grid,
+            scale=rng.uniform(18, 37.5) / self.recipe.spacing,
         )
-        return (points + centre[:, None, None, None] + bend).astype(np.float32)
+        return (points + at_each(centre) + bend).astype(np.float32)
 
     def _images(self, anatomy: Anatomy, patches: Patches, rng: np.random.Generator) -> Patches:
         """Both modalities, about 0..1: the scan, a contrast made of tissues, or a mixture."""
@@ -255,10 +278,19 @@ class Sampler:
         return images
 
 
+def placed(mask: Float3D, centre: NDArray[np.number]) -> Placed:
+    """A lesion with the middle of its mask nearest to a voxel."""
+    start = np.round(centre - (np.array(mask.shape) - 1) / 2)
+    return Placed(mask, start.astype(np.int64))
+
+
 def within(
-    centre: NDArray[np.float64], size: NDArray[np.float64], anatomy: Anatomy, slack: float = 4.0
+    centre: NDArray[np.float64], size: NDArray[np.float64], anatomy: Anatomy, *, slack: float
 ) -> NDArray[np.float64]:
-    """Move the centre of a box of ``size`` so that it stays on the brain's box, as windows do."""
+    """Move the centre of a box of ``size`` so that it stays on the brain's box, as windows do.
+
+    All in voxels; the box may reach ``slack`` beyond the brain.
+    """
     low, high = anatomy.box[0] + size / 2 - slack, anatomy.box[1] - size / 2 + slack
     middle = (low + high) / 2
     return np.clip(centre, np.minimum(low, middle), np.maximum(high, middle))
@@ -271,6 +303,16 @@ def pull(volumes: torch.Tensor, points: Float3D) -> Float3D:
     return functional.grid_sample(
         volumes[None], grid.flip(-1)[None], mode="bilinear", align_corners=True
     )[0].numpy()
+
+
+def pulled(lesion: Placed, points: Float3D) -> Float3D:
+    """Soft mask of a lesion at points (3, x, y, z) in voxels of its anatomy."""
+    return pull(torch.from_numpy(lesion.mask)[None], points - at_each(lesion.start))[0]
+
+
+def at_each(vector: NDArray[np.number]) -> Float3D:
+    """A vector (3,) that is added to points (3, x, y, z)."""
+    return vector.astype(np.float32)[:, None, None, None]
 
 
 def unit_range(image: Float3D, brain: NDArray[np.bool_]) -> Float3D:
@@ -328,53 +370,66 @@ def _label(
     return label
 
 
-def scan(image: Float3D, rng: np.random.Generator) -> Float3D:
-    """One modality as a scanner gives it: contrast curve, bias, slices, blur, noise."""
+def scan(image: Float3D, spacing: float, rng: np.random.Generator) -> Float3D:
+    """One modality as a scanner gives it: contrast curve, bias, slices, blur, noise.
+
+    Lengths are drawn in mm, for voxels of ``spacing`` mm.
+    """
     image = np.clip(image, 0, None) ** np.float32(np.exp(rng.normal(0, 0.2)))
     if rng.random() < 0.5:
         strength = rng.uniform(0.02, 0.15)
-        image = image * fields.bias_field(
-            image.shape, rng, strength=strength, scale=rng.uniform(25, 60)
-        )
+        scale = rng.uniform(37.5, 90) / spacing
+        image = image * fields.bias_field(image.shape, rng, strength=strength, scale=scale)
     if rng.random() < 0.6:
         axis = int(rng.choice([0, 1, 2], p=[0.1, 0.1, 0.8]))
-        image = fields.thick_slices(image, axis, rng.uniform(1.0, 4.0))
+        image = fields.thick_slices(image, axis, rng.uniform(spacing, THICKEST_MM) / spacing)
     if rng.random() < 0.25:
-        image = ndimage.gaussian_filter(image, rng.uniform(0.3, 0.9))
+        image = ndimage.gaussian_filter(image, rng.uniform(0.45, 1.35) / spacing)
     return fields.rician(image, rng, rng.uniform(0.0, 0.06))
 
 
 def scanned(
-    images: Mapping[str, Float3D], brain: NDArray[np.bool_], channels: Sequence[str], seed: int
+    images: Mapping[str, Float3D],
+    brain: NDArray[np.bool_],
+    channels: Sequence[str],
+    spacing: float,
+    seed: int,
 ) -> Float3D:
     """The channels (2, x, y, z) as a scanner of this seed gives them; the missing ones are 0."""
-    image = finish(images, brain, np.random.default_rng(seed))
+    image = finish(images, brain, spacing, np.random.default_rng(seed))
     image[[name not in channels for name in MODALITIES]] = 0
     return image
 
 
 def finish(
-    images: Mapping[str, Float3D], brain: NDArray[np.bool_], rng: np.random.Generator
+    images: Mapping[str, Float3D],
+    brain: NDArray[np.bool_],
+    spacing: float,
+    rng: np.random.Generator,
 ) -> Float3D:
     """Scan both modalities, move FLAIR a little, cut out a fallible brain, standardise."""
     channels = []
-    mask = fallible_mask(brain, rng)
+    mask = fallible_mask(brain, spacing, rng)
     for name in MODALITIES:
-        image = scan(np.where(brain, images[name], outside_brain(brain.shape, rng)), rng)
+        whole = np.where(brain, images[name], outside_brain(brain.shape, rng))
+        image = scan(whole, spacing, rng)
         if name == "FLAIR" and rng.random() < 0.3:
-            image = ndimage.shift(image, rng.normal(0, 0.4, 3), order=1, mode="nearest")
+            image = ndimage.shift(image, rng.normal(0, 0.6, 3) / spacing, order=1, mode="nearest")
         channels.append(standardise(image, mask, rng))
     return np.stack(channels)
 
 
-def fallible_mask(brain: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.bool_]:
-    """A brain mask as brain extraction gives it: right, a voxel too small, up to two too large."""
+def fallible_mask(
+    brain: NDArray[np.bool_], spacing: float, rng: np.random.Generator
+) -> NDArray[np.bool_]:
+    """A mask as brain extraction gives it: right, a voxel too small, 1.5 or 3 mm too large."""
     draw = rng.random()
     if draw < 0.2:
         return ndimage.binary_erosion(brain)
     if draw > 0.5:
         return brain
-    return ndimage.binary_dilation(brain, iterations=1 if draw < 0.4 else 2)
+    beyond_mm = 1.5 if draw < 0.4 else 3.0
+    return ndimage.binary_dilation(brain, iterations=round(beyond_mm / spacing))
 
 
 def standardise(image: Float3D, mask: NDArray[np.bool_], rng: np.random.Generator) -> Float3D:

@@ -274,8 +274,12 @@ class Trainer:
             torch.save(state, temporary)
 
     def begin_from(self, checkpoint: Path) -> None:
-        """Start with the averaged weights of another run of the same network, at any spacing."""
-        weights = torch.load(checkpoint, weights_only=True)["average"]
+        """Start with the averaged weights of another run of the same network, at any spacing.
+
+        ``checkpoint`` is a run's ``checkpoint.pth`` or the file that ``export`` wrote.
+        """
+        state = torch.load(checkpoint, weights_only=True)
+        weights = state["average"] if "average" in state else state["network_weights"]
         self.model.load_state_dict(weights)
         self.average.load_state_dict(weights)
 

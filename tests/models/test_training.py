@@ -89,12 +89,14 @@ def test_small_lesions_come_several_near_each_other(sampler):
     drawn = sampling.Sampler(sampler.anatomies, sampler.shapes, few)
     for seed in range(10):
         lesions = drawn._lesions(sampler.anatomies[0], np.random.default_rng(seed))
-        volumes = lesions.sum((1, 2, 3)) * 1.5**3 / 1000
+        volumes = np.array([lesion.mask.sum() for lesion in lesions]) * 1.5**3 / 1000
         assert 3 <= len(lesions) <= 6
         assert (volumes > 0).all()
         assert volumes.max() < 2 * few.small_ml[1]
-        middles = np.array([ndimage.center_of_mass(lesion) for lesion in lesions])
-        assert (np.ptp(middles, axis=0) <= 9).all()  # two thirds of a patch, and a rounding
+        middles = np.array(
+            [lesion.start + ndimage.center_of_mass(lesion.mask) for lesion in lesions]
+        )
+        assert (np.ptp(middles, axis=0) <= 10).all()  # two thirds of a patch, and their own shape
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
@@ -121,10 +123,23 @@ def test_pull_reads_volumes_in_voxel_coordinates():
     )
 
 
+def test_a_lesion_is_read_where_it_was_placed():
+    mask = np.random.default_rng(1).random((5, 6, 7)).astype(np.float32)
+    lesion = sampling.placed(mask, np.array([3.2, 10.0, 14.6]))
+    np.testing.assert_array_equal(lesion.start, [1, 8, 12])  # the middle: 3, 10.5, 15
+    whole = synthesis.place(
+        mask, np.zeros((12, 20, 24)), np.random.default_rng(), centre=[3.2, 10.0, 14.6]
+    )
+    np.testing.assert_array_equal(lesion.inside, np.argwhere(whole > 0.5))
+    points = np.random.default_rng(2).uniform(-2, 24, (3, 9, 9, 9)).astype(np.float32)
+    expected = sampling.pull(torch.from_numpy(whole)[None], points)[0]
+    np.testing.assert_allclose(sampling.pulled(lesion, points), expected, atol=1e-5)
+
+
 def test_patches_stay_on_the_brain(sampler):
     anatomy = sampler.anatomies[0]
     size = np.array([16.0, 16, 40])
-    centre = sampling.within(np.array([0.0, 99, 0]), size, anatomy)
+    centre = sampling.within(np.array([0.0, 99, 0]), size, anatomy, slack=4)
     np.testing.assert_allclose(centre[:2] + [-8, 8], anatomy.box[[0, 1], [0, 1]] + [-4, 4])
     assert centre[2] == pytest.approx(anatomy.box[:, 2].mean())
 
@@ -168,12 +183,14 @@ def test_what_lies_outside_the_brain_is_dark_or_bright():
     assert min(means) >= 0 and min(means) < 0.3 and max(means) > 0.8
 
 
-def test_a_fallible_mask_is_a_little_small_or_large():
+@pytest.mark.parametrize("spacing, larger", [(1.5, (1, 2)), (1.0, (2, 3))])
+def test_a_fallible_mask_is_a_little_small_or_large(spacing, larger):
     brain = ball(7)
     sizes = {
-        int(sampling.fallible_mask(brain, np.random.default_rng(seed)).sum()) for seed in range(40)
+        int(sampling.fallible_mask(brain, spacing, np.random.default_rng(seed)).sum())
+        for seed in range(40)
     }
-    steps = [ndimage.binary_dilation(brain, iterations=n).sum() for n in (1, 2)]
+    steps = [ndimage.binary_dilation(brain, iterations=n).sum() for n in larger]
     assert sizes == {ndimage.binary_erosion(brain).sum(), brain.sum(), *steps}
 
 
