@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bids_stroke.core.files import sha256
+from bids_stroke.core.files import remembered_sha256
 from bids_stroke.errors import InputMissing, UnusableData
 from bids_stroke.models.executors import executor
 
@@ -104,13 +104,11 @@ def provenance(method: str, options: Options) -> dict[str, Any]:
     if method not in BACKENDS:
         return {"version": None, "weights_sha256": {}}
     backend = BACKENDS[method]
-    files = {f"{path.parent.name}/{path.name}": _digest(path) for path in backend.files(options)}
+    files = {
+        f"{path.parent.name}/{path.name}": remembered_sha256(path)
+        for path in backend.files(options)
+    }
     return {"version": metadata.version(backend.package), "weights_sha256": files}
-
-
-@lru_cache(maxsize=16)
-def _digest(path: Path) -> str:
-    return sha256(path)
 
 
 # deepbet (Fisch et al. 2024)

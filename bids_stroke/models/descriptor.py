@@ -21,7 +21,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 import tomli_w
 
 from bids_stroke import data
-from bids_stroke.core.files import sha256
+from bids_stroke.core.files import remembered_sha256, sha256
 from bids_stroke.core.words import counted
 from bids_stroke.errors import InputMissing, UnusableData
 
@@ -147,7 +147,7 @@ class Descriptor:
 
     def checksums(self) -> dict[str, str]:
         """SHA-256 of each file of the model as the descriptor states it, or as it is on disk."""
-        return {f.path: f.sha256 or sha256(self.root / f.path) for f in self.files}
+        return {f.path: f.sha256 or remembered_sha256(self.root / f.path) for f in self.files}
 
 
 Section = TypeVar("Section")

@@ -180,7 +180,7 @@ class Sampler:
     ) -> Placed:
         """A lesion of a volume even in log between ``limits`` (mL), around a voxel of ``near``.
 
-        A real shape lies at its own place instead, if the recipe says so.
+        A real shape mostly lies near the place where it was found, if that is among ``near``.
         """
         ml = float(np.exp(rng.uniform(*np.log(limits))))
         voxels = ml * 1000 / self.recipe.grid**3
@@ -195,20 +195,17 @@ class Sampler:
         scale = float(np.clip((ml / shape.ml) ** (1 / 3), 0.6, 1.5))
         mask = synthesis.transform_mask(shape.mask / np.float32(255), rng, scale=scale, flip=flip)
         home = self._home(anatomy, shape, flip, rng)
-        return placed(mask, rng.choice(near) if home is None else home)
+        at_home = rng.random() < self.recipe.at_home and (near == np.round(home)).all(axis=1).any()
+        return placed(mask, home if at_home else rng.choice(near))
 
     def _home(
         self, anatomy: Anatomy, shape: Shape, flip: bool, rng: np.random.Generator
-    ) -> NDArray[np.float64] | None:
-        """Where a real lesion goes: near its own place, or (None) anywhere."""
-        brain = anatomy.volumes[VOLUMES.index("brain")]
-        if rng.random() > self.recipe.at_home:
-            return None
+    ) -> NDArray[np.float64]:
+        """About where a real lesion was found, in voxels: within some 4.5 mm, maybe mirrored."""
         centre = shape.centre + rng.normal(0, 4.5, 3) / self.recipe.grid
         if flip:
-            centre[0] = brain.shape[0] - 1 - centre[0]
-        at = tuple(np.clip(np.round(centre).astype(int), 0, np.array(brain.shape) - 1))
-        return centre if brain[at] > 0.5 else None
+            centre[0] = anatomy.volumes.shape[1] - 1 - centre[0]
+        return centre
 
     def _points(
         self, anatomy: Anatomy, lesions: Sequence[Placed], rng: np.random.Generator

@@ -1,8 +1,7 @@
 """What an output folder and its logs hold: sessions, failures, times."""
 
 import re
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -201,20 +200,3 @@ def _failure(path: Path) -> Failure:
         traceback=text.strip(),
         file=path,
     )
-
-
-def _timing_rows(log_dir: Path | None) -> Iterator[tuple[str, str, float]]:
-    path = Path(log_dir) / "timing.tsv" if log_dir else None
-    if path is None or not path.is_file():
-        return
-    rows = pd.read_csv(path, sep="\t", dtype={"label": str, "participant": str})
-    for label, step, seconds in zip(rows["label"], rows["step"], rows["seconds"], strict=True):
-        yield str(label), str(step), float(seconds)
-
-
-def timing(log_dir: Path | None) -> dict[str, dict[str, float]]:
-    """Seconds by label and step, steps in the order of the file."""
-    total: dict[str, dict[str, float]] = defaultdict(dict)
-    for label, step, seconds in _timing_rows(log_dir):
-        total[label][step] = total[label].get(step, 0.0) + seconds
-    return dict(total)

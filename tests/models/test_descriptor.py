@@ -1,10 +1,12 @@
 """Descriptors: what they hold, what is refused, and how a model is chosen."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from bids_stroke.core import files
 from bids_stroke.errors import InputMissing, UnusableData
 from bids_stroke.models import descriptor
 from tests.tiny_model import write_model
@@ -76,6 +78,23 @@ def test_verify_sees_a_changed_byte(tmp_path: Path) -> None:
     weights.unlink()
     with pytest.raises(InputMissing, match="lacks"):
         descriptor.verify(model)
+
+
+def test_checksums_that_are_not_stated_are_read_once_for_a_state_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = descriptor.load(write_model(tmp_path))
+    model = replace(model, files=tuple(replace(file, sha256="") for file in model.files))
+    read: list[Path] = []
+    real = files.sha256
+    monkeypatch.setattr(files, "sha256", lambda path: read.append(path) or real(path))
+    first = model.checksums()
+    assert first == model.checksums() == {f.path: real(model.root / f.path) for f in model.files}
+    assert len(read) == len(model.files)
+    changed = model.files[0].path
+    (model.root / changed).write_bytes(b"other weights")
+    assert model.checksums() == first | {changed: real(model.root / changed)}
+    assert read[len(model.files) :] == [model.root / changed]
 
 
 @pytest.mark.parametrize(

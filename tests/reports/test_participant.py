@@ -151,12 +151,6 @@ def test_numbers_in_words() -> None:
     assert [pages.duration(s) for s in (0.2, 59.0, 200)] == ["0.2 s", "59.0 s", "3 min 20 s"]
 
 
-def test_times_add_up_by_step(outputs: Path) -> None:
-    log = collect.last_logs(outputs)["sub-01"]
-    assert collect.timing(log)["sub-01_ses-1"] == {"brain_extraction": 12.5, "segmentation": 80.0}
-    assert collect.timing(None) == {}
-
-
 def noise(path: Path, seed: int = 0) -> Path:
     pixels = np.random.default_rng(seed).integers(0, 255, (300, 660, 3), np.uint8)
     Image.fromarray(pixels).save(path, quality=90)
