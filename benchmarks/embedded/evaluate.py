@@ -1,6 +1,7 @@
 """Score the embedded model on the cases that insert.py wrote.
 
-``tune`` prints a table of operating points; ``report`` scores at the descriptor's. The scans hold
+``tune`` prints a table of operating points; ``report`` scores at the descriptor's, and prints what
+the descriptor is to say. The scans hold
 MS lesions of their own, which nobody labelled: what is found of them counts as false.
 """
 
@@ -27,7 +28,7 @@ from bids_stroke.models.predictor import Predictor, load, predict
 from bids_stroke.models.torchvision_shim import ensure_torchvision
 
 INPUTS = (("T1w", "FLAIR"), ("T1w",), ("FLAIR",))
-THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6)
+THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 VOLUMES_MM3 = (10.0, 20.0, 30.0, 60.0)
 NEAR_MM = 10.0
 CLEAR_ML = 1.0
@@ -186,6 +187,29 @@ def tables(lesions: pd.DataFrame, cases: pd.DataFrame) -> dict[str, pd.DataFrame
     }
 
 
+def as_descriptor(found: dict[str, pd.DataFrame]) -> str:
+    """The tables of a report on the scans as they are, as ``[evaluation.*]`` of a descriptor."""
+    reported = [name for name in BINS if name != "<0.1"]
+    volumes = found["volume"].loc[AS_IS]
+    lines = [f"n = {volumes.loc['+'.join(INPUTS[0])].loc[reported, 'n'].tolist()}"]
+    for inputs in map("+".join, INPUTS):
+        volume = volumes.loc[inputs].loc[reported]
+        free = found["false_ml"].loc[AS_IS, inputs]
+        values: dict[str, object] = {
+            "dice": volume["dice"].tolist(),
+            "dice_within_10mm": volume["dice_near"].tolist(),
+            "detected": volume["detected"].tolist(),
+        }
+        for table, look in (("small", ""), ("small_plain", "plain_")):
+            row = found[table].loc[AS_IS, inputs]
+            count = round(row["detected"] * row["n"])
+            values[f"found_of_{row['n']:.0f}_{look}between_30_and_1500_mm3"] = count
+        values["marked_without_lesion_ml"] = [free["min"], free["max"]]
+        lines += ["", f'[evaluation."{inputs}"]']
+        lines += [f"{name} = {value}" for name, value in values.items()]
+    return "\n".join(lines) + "\n"
+
+
 def operating_points(lesions: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
     """Mean scores of each operating point and set of inputs; false volume over all cases."""
     by = ["inputs", "threshold", "min_mm3"]
@@ -216,6 +240,8 @@ def main() -> None:
     found = tables(lesions, cases) if args.split == "report" else found
     for name, table in found.items():
         print(f"\n{name}\n{table.to_string()}")
+    if args.split == "report":
+        print(as_descriptor(found))
     records = {
         name: json.loads(table.reset_index().to_json(orient="records"))
         for name, table in found.items()

@@ -10,6 +10,7 @@ import torch
 from prepare import load_grid, spacing_of
 
 from bids_stroke import data
+from bids_stroke.core.processes import reuse_memory
 from bids_stroke.models.recipe import Recipe, load
 from bids_stroke.models.sampling import Recipe as Samples
 from bids_stroke.models.sampling import Sampler, Stream, load_anatomies, load_shapes
@@ -71,6 +72,7 @@ def main() -> None:
         "--start", type=Path, help="checkpoint of a run or of a model to begin from"
     )
     args = parser.parse_args()
+    reuse_memory()
     recipe = load(args.recipe)
     network, schedule = network_of(recipe), schedule_of(recipe, args.minutes * 60)
     grid = spacing_of(load_grid(args.run))

@@ -27,7 +27,7 @@ from bids_stroke.cli.environment import start_fork_server
 from bids_stroke.cli.limits import limit_gb
 from bids_stroke.cli.schedulers import check_scheduler, patient
 from bids_stroke.config import Execution
-from bids_stroke.core.processes import die_with_parent
+from bids_stroke.core.processes import die_with_parent, return_memory, reuse_memory
 from bids_stroke.errors import InputMissing, TryAgain, UsageError
 
 LONGEST_WAIT = 1.0
@@ -41,6 +41,7 @@ KILLED = (
 def start_worker(folder: str, log: str, environ: dict[str, str], monitor: bool) -> None:
     """Prepare a worker: its folder and environment, and a log for whatever tools print."""
     _end_with_the_run()
+    reuse_memory()
     os.chdir(folder)
     os.environ.update(environ)
     nipype.config.resource_monitor = monitor
@@ -81,6 +82,8 @@ def run_step(node: Any, updatehash: bool, task: int, table: Path | None = None) 
     except Exception as error:  # noqa: BLE001 - whatever it is, the main process has to know
         first = error.__context__ or error
         return {"result": None, "traceback": format_exception(first), "taskid": task}
+    finally:
+        return_memory()
 
 
 class PatientMultiProcPlugin(MultiProcPlugin):

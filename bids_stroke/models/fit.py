@@ -22,6 +22,7 @@ import numpy as np
 
 from bids_stroke.core import geometry
 from bids_stroke.core.files import load_image, read_json, save_image, write_json
+from bids_stroke.core.processes import reuse_memory
 from bids_stroke.core.splits import Split
 from bids_stroke.errors import BidsStrokeError, TryAgain, UsageError
 from bids_stroke.models.dataset import Case, Places, dataset_json, read_cases, read_splits
@@ -428,4 +429,5 @@ def _memory_gb(device: str) -> float:
 
 
 if __name__ == "__main__":
+    reuse_memory()
     sys.exit(main(sys.argv[1:]))

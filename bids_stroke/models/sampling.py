@@ -212,7 +212,9 @@ class Sampler:
     ) -> Float3D:
         """Where each voxel of the patch looks in the anatomy: (3, x, y, z) in voxels."""
         patch = self.recipe.patch
-        target = lesions[rng.integers(len(lesions))] if lesions and rng.random() < 0.8 else None
+        target = (
+            lesions[int(rng.integers(len(lesions)))] if lesions and rng.random() < 0.8 else None
+        )
         hot = anatomy.brain if target is None else target.inside
         centre = rng.choice(hot if len(hot) else anatomy.brain).astype(float)
         zoom = (anatomy.brain_ml / rng.uniform(*self.recipe.brain_ml)) ** (1 / 3)

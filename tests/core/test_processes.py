@@ -1,4 +1,4 @@
-"""A process that asked for it does not outlive the one that forked it."""
+"""What processes ask of the system: to end with another, to keep memory, to give it back."""
 
 import subprocess
 import sys
@@ -21,6 +21,31 @@ print(child, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
+MEMORY = """
+import resource
+import numpy as np
+from bids_stroke.core.processes import return_memory, reuse_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        np.full(8_000_000, 1.0)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def resident_mb():
+    with open("/proc/self/statm") as stream:
+        return int(stream.read().split()[1]) * resource.getpagesize() / 1e6
+
+usual = faults()
+start = resident_mb()
+reuse_memory()
+np.full(8_000_000, 1.0)
+kept = resident_mb() - start
+again = faults()
+return_memory()
+print(usual, again, kept, resident_mb() - start)
+"""
+
 
 def is_running(process: int) -> bool:
     """Is it there, and no zombie that nobody has waited for?"""
@@ -39,3 +64,13 @@ def test_a_child_goes_with_its_parent() -> None:
     while is_running(child) and time.monotonic() < until:
         time.sleep(0.05)
     assert not is_running(child)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc offers it")
+def test_a_large_array_finds_the_memory_of_the_last_one() -> None:
+    command = [sys.executable, "-c", MEMORY]
+    done = subprocess.run(command, stdout=subprocess.PIPE, timeout=50, check=True)
+    usual, again, kept, left = map(float, done.stdout.split())
+    assert again < usual / 10
+    assert kept > 60
+    assert left < 10
