@@ -204,7 +204,7 @@ def as_descriptor(found: dict[str, pd.DataFrame]) -> str:
             row = found[table].loc[AS_IS, inputs]
             count = round(row["detected"] * row["n"])
             values[f"found_of_{row['n']:.0f}_{look}between_30_and_1500_mm3"] = count
-        values["marked_without_lesion_ml"] = [free["min"], free["max"]]
+        values["marked_without_lesion_ml"] = free[["min", "max"]].tolist()
         lines += ["", f'[evaluation."{inputs}"]']
         lines += [f"{name} = {value}" for name, value in values.items()]
     return "\n".join(lines) + "\n"

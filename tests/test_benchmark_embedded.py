@@ -1,0 +1,116 @@
+"""What the embedded model is trained and measured with: grids, lesion shapes, figures."""
+
+import importlib
+import itertools
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import ndimage
+
+from bids_stroke.core.geometry import Grid, voxel_volume_mm3
+
+FOLDER = Path(__file__).parents[1] / "benchmarks" / "embedded"
+pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="benchmarks are not installed")
+
+
+@pytest.fixture(scope="module")
+def prepare() -> Any:
+    sys.path.insert(0, str(FOLDER))
+    yield importlib.import_module("prepare")
+    sys.path.remove(str(FOLDER))
+
+
+@pytest.fixture(scope="module")
+def evaluate(prepare: Any) -> Any:
+    return importlib.import_module("evaluate")
+
+
+@pytest.mark.parametrize("spacing, shape", [(1.5, (121, 146, 121)), (1.0, (181, 218, 181))])
+def test_every_grid_lies_over_the_template(
+    prepare: Any, spacing: float, shape: tuple[int, int, int]
+) -> None:
+    grid = prepare.isotropic(spacing)
+    assert grid.shape == shape and prepare.spacing_of(grid) == spacing
+    last = nib.affines.apply_affine(grid.affine, np.array(shape) - 1)
+    np.testing.assert_array_equal(grid.affine[:3, 3], [-90, -126, -72])
+    assert (np.abs(last - [90, 91.5, 108]) < spacing).all()
+
+
+@pytest.fixture
+def lesion(tmp_path: Path) -> Path:
+    """An ellipsoid of 2.1 mL around (30, -20, 10) mm, on an image that runs right to left."""
+    affine = nib.affines.from_matvec(np.diag([-1.0, 1.0, 1.0]), [90, -126, -72])
+    voxels = np.moveaxis(np.indices((181, 218, 181)), 0, -1)
+    away = (nib.affines.apply_affine(affine, voxels) - [30, -20, 10]) / [10, 5, 10]
+    mask = (np.linalg.norm(away, axis=-1) < 1).astype(np.uint8)
+    nib.save(nib.Nifti1Image(mask, affine), tmp_path / "lesion.nii.gz")
+    return tmp_path / "lesion.nii.gz"
+
+
+@pytest.mark.parametrize("spacing", [1.0, 1.5, 2.0])
+def test_a_lesion_keeps_its_place_and_volume_on_every_grid(
+    prepare: Any, lesion: Path, spacing: float
+) -> None:
+    grid: Grid = prepare.isotropic(spacing)
+    soft, corner = prepare.lesion_on_grid(lesion, grid)
+    truth = np.asarray(nib.load(lesion).dataobj).sum()
+    assert soft.sum() * voxel_volume_mm3(grid.affine) == pytest.approx(truth, rel=0.02)
+    middle = np.array(ndimage.center_of_mass(soft)) + corner
+    there = nib.affines.apply_affine(grid.affine, middle)
+    np.testing.assert_allclose(there, [30, -20, 10], atol=0.1)
+
+
+def test_a_folder_tells_its_grid(prepare: Any, tmp_path: Path) -> None:
+    grid = prepare.isotropic(1.5)
+    np.savez(tmp_path / "lesions.npz", grid_shape=grid.shape, grid_affine=grid.affine)
+    read = prepare.load_grid(tmp_path)
+    assert read.shape == grid.shape
+    np.testing.assert_array_equal(read.affine, grid.affine)
+
+
+def test_the_figures_of_a_report_are_read_by_a_descriptor(evaluate: Any) -> None:
+    names = ["+".join(inputs) for inputs in evaluate.INPUTS]
+    volumes = {"<0.1": 0.05, "0.1-1": 0.5, "1-10": 5.0, ">10": 50.0}
+    rows = [
+        {"case": f"a_{n:03d}", "inputs": inputs, "ml": ml, "dice_near": 0.1 * n, "detected": n > 1}
+        for inputs, (n, ml) in itertools.product(names, enumerate(volumes.values()))
+    ]
+    for inputs, look, n in itertools.product(names, "mp", range(4)):
+        row = {"case": f"a_{look}0", "inputs": inputs, "ml": 0.2, "dice_near": 0.5}
+        rows.append({**row, "detected": n < (3 if look == "m" else 1)})
+    lesions = pd.DataFrame(rows).assign(condition=evaluate.AS_IS, place="cortex", stage="chronic")
+    lesions["detected"] = lesions["detected"].astype(float)
+    cases = pd.DataFrame(
+        {
+            "case": case,
+            "inputs": inputs,
+            "lesions": count,
+            "ml": ml,
+            "dice": 0.25,
+            "false_ml": false,
+        }
+        for inputs in names
+        for case, count, ml, false in (
+            *((f"a_{n:03d}", 1, ml, 0.0) for n, ml in enumerate(volumes.values())),
+            ("a_000", 0, 0.0, 1.25),
+            ("b_000", 0, 0.0, 0.5),
+        )
+    ).assign(condition=evaluate.AS_IS)
+    text = evaluate.as_descriptor(evaluate.tables(lesions, cases))
+    stated = tomllib.loads("[evaluation]\n" + text)["evaluation"]
+    assert stated["n"] == [1, 1, 1]
+    for name in names:
+        assert stated[name] == {
+            "dice": [0.25, 0.25, 0.25],
+            "dice_within_10mm": [0.1, 0.2, 0.3],
+            "detected": [0.0, 1.0, 1.0],
+            "found_of_4_between_30_and_1500_mm3": 3,
+            "found_of_4_plain_between_30_and_1500_mm3": 1,
+            "marked_without_lesion_ml": [0.5, 1.25],
+        }
