@@ -225,11 +225,12 @@ def main() -> None:
     parser.add_argument("split", choices=("tune", "report"))
     parser.add_argument("run", type=Path, help="folder with the cases in run/<split>")
     parser.add_argument("--model", type=Path, default=data.path("models", "embedded.toml"))
+    parser.add_argument("--conditions", nargs="+", choices=CONDITIONS, default=list(CONDITIONS))
     args = parser.parse_args()
     ensure_torchvision()
     model = descriptors.load(args.model)
     point = model.operating_point
-    points, conditions = [(point.threshold, point.min_volume_mm3)], list(CONDITIONS)
+    points, conditions = [(point.threshold, point.min_volume_mm3)], args.conditions
     if args.split == "tune":
         points, conditions = list(itertools.product(THRESHOLDS, VOLUMES_MM3)), [AS_IS]
     files = sorted((args.run / args.split).glob("*.npz"))

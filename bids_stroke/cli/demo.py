@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bids_stroke import __version__
+from bids_stroke.core.processes import reuse_memory
 from bids_stroke.errors import BidsStrokeError, CannotCreate
 
 _FULL_MM, _TINY_MM = 1.0, 3.0
@@ -75,6 +76,7 @@ def _write(options: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``bids_stroke-demo`` and return its exit code."""
     options = _parser().parse_args(argv)
+    reuse_memory()
     try:
         _write(options)
     except BidsStrokeError as error:
