@@ -1,8 +1,8 @@
 """Score the embedded model on the cases that insert.py wrote.
 
 ``tune`` prints a table of operating points; ``report`` scores at the descriptor's, and prints what
-the descriptor is to say. The scans hold
-MS lesions of their own, which nobody labelled: what is found of them counts as false.
+the descriptor is to say. The scans hold MS lesions of their own, which nobody labelled: what is
+found of them counts as false.
 """
 
 from __future__ import annotations
