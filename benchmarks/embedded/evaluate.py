@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from bids_stroke import data
-from bids_stroke.core import fields
+from bids_stroke.core import fields, intensity
 from bids_stroke.core import lesions as lesion_tools
+from bids_stroke.core.bias import n4
 from bids_stroke.core.files import write_json
 from bids_stroke.models import descriptor as descriptors
 from bids_stroke.models.predictor import Predictor, load, predict
@@ -64,14 +65,16 @@ CONDITIONS = {AS_IS: as_scanned, "FLAIR 6 mm": thick_flair, "noise": noisy}
 def probability(
     predictor: Predictor, case: Case, inputs: Iterable[str], condition: str
 ) -> NDArray[np.float32]:
-    """z-score in the brain, then the network, on the case's grid."""
-    brain = case["brain"]
+    """N4 as the model asks for it, z-score in the brain, then the network, on the case's grid."""
+    brain, affine = case["brain"], case["affine"]
+    asked = predictor.descriptor.preprocessing
     channels = {}
     for name in inputs:
         image = CONDITIONS[condition](name, case[name], case)
-        values = image[brain]
-        channels[name] = np.where(brain, (image - values.mean()) / values.std(), 0)
-    return predict(predictor, channels, list(nib.affines.voxel_sizes(case["affine"]))) * brain
+        shrink = intensity.shrink_factor(image.shape, asked.n4_shrink)
+        flat = n4(image, brain, affine, shrink=shrink, iterations=(50,) * asked.n4_levels)
+        channels[name] = intensity.zscore(flat, brain)
+    return predict(predictor, channels, list(nib.affines.voxel_sizes(affine))) * brain
 
 
 def dice(a: Mask, b: Mask) -> float:

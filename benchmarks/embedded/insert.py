@@ -4,7 +4,8 @@
 ``report`` both sessions of sub-01 with shapes of the report split: no training saw either. Each
 split holds one lesion at a time (at its own place, by volume), and twelve small ones at a time
 (30 to 1,500 mm3, anywhere), 36 a scan; those of ``report`` twice, by the painter of the training
-(``m``) and by a plain one that no training used (``p``).
+(``m``) and by a plain one that no training used (``p``). Lesions are painted into scans without
+their bias field, which is laid over them afterwards: N4 has to find it with the lesion in the way.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ MANY, EACH, APART_VOXELS = 3, 12, 4.0
 PLACES = ("cortex", "white matter", "deep grey matter", "cerebellum and brainstem")
 PARTS = (("cerebral cortex",), ("white matter",), ("deep grey",), ("cerebellum", "brainstem"))
 Volume = NDArray[np.float32]
+Pair = tuple[ants.ANTsImage, ants.ANTsImage]
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,14 @@ class Lesion:
 
 @dataclass(frozen=True)
 class Scan:
-    """T1w and FLAIR, N4 and brain only, on the T1w's grid in RAS, and the way from the template."""
+    """T1w and FLAIR, brain only, on the T1w's grid in RAS, and the way from the template.
+
+    ``images`` have no bias field; ``bias`` is what the scanner multiplies them by.
+    """
 
     name: str
     images: dict[str, Volume]
+    bias: dict[str, Volume]
     brain: NDArray[np.bool_]
     affine: NDArray[np.float64]
     file: Path
@@ -76,33 +82,39 @@ def read_scan(name: str, grid: Grid, shared: Path, work: Path) -> Scan:
     stem = file.with_name(file.name.removesuffix("_T1w.nii.gz"))
     if name == "patient26":
         t1w, flair = (ants.image_read(f"{stem}_{m}.nii.gz") for m in MODALITIES)
+        bias = [image.new_image_like(np.ones(image.shape)) for image in (t1w, flair)]
     else:
-        t1w, flair = read_raw(stem, shared / "ms_raw_reference" / name, work)
+        (t1w, flair), bias = read_raw(stem, shared / "ms_raw_reference" / name, work)
     way = ants.registration(
         t1w, as_ants(template_maps(grid)["t1"], grid), "Affine", outprefix=str(work / f"{name}_")
     )["fwdtransforms"]
     affine = nib.load(file).affine
-    arrays = {}
-    for modality, image in zip(MODALITIES, (t1w, flair), strict=True):
+    arrays, fields = {}, {}
+    for modality, image, field in zip(MODALITIES, (t1w, flair), bias, strict=True):
         arrays[modality], canonical = to_ras(image.numpy(), affine)
+        fields[modality], _ = to_ras(field.numpy(), affine)
     brain = np.logical_and(*[np.abs(image) > 1e-3 for image in arrays.values()])
     brain = ndimage.binary_fill_holes(ndimage.binary_opening(brain))
     tissue = brain & ~open_fluid(tissues_of(arrays["T1w"], brain)["csf"])
-    return Scan(name, arrays, brain, canonical, file, t1w, way, tissue)
+    return Scan(name, arrays, fields, brain, canonical, file, t1w, way, tissue)
 
 
-def read_raw(stem: Path, reference: Path, work: Path) -> tuple[ants.ANTsImage, ants.ANTsImage]:
-    """N4 and brain mask on each grid, then FLAIR on the T1w's grid."""
-    images = {}
+def read_raw(stem: Path, reference: Path, work: Path) -> tuple[Pair, Pair]:
+    """Brains without their bias fields, and the fields; FLAIR's brought to the T1w's grid."""
+    images, bias = {}, {}
     for modality in MODALITIES:
         image = ants.image_read(f"{stem}_{modality}.nii.gz")
         mask = ants.image_read(f"{reference}_space-{modality}_desc-brain_mask.nii.gz")
         mask = ants.copy_image_info(image, mask)
-        images[modality] = ants.n4_bias_field_correction(image, mask=mask, shrink_factor=4) * mask
+        bias[modality] = ants.n4_bias_field_correction(
+            image, mask=mask, shrink_factor=4, return_bias_field=True
+        )
+        images[modality] = image / bias[modality] * mask
     to_t1w = str(work / f"{stem.name}_flair_to_t1w.mat")
     rigid = ants.read_transform(f"{reference}_from-T1w_to-FLAIR_mode-image_xfm.txt")
     ants.write_transform(rigid.invert(), to_t1w)
-    return images["T1w"], ants.apply_transforms(images["T1w"], images["FLAIR"], [to_t1w])
+    moved = [ants.apply_transforms(images["T1w"], i["FLAIR"], [to_t1w]) for i in (images, bias)]
+    return (images["T1w"], moved[0]), (bias["T1w"], moved[1])
 
 
 def to_ras(volume: Volume, affine: NDArray[np.float64]) -> tuple[Volume, NDArray[np.float64]]:
@@ -154,7 +166,9 @@ def chosen(shapes: list[Shape], count: int, rng: np.random.Generator) -> list[Sh
 
 
 def save(path: Path, scan: Scan, images: dict[str, Volume], lesions: list[Lesion]) -> None:
-    """One case, cut to the brain: images, numbered truth, brain, affine, what the lesions are."""
+    """One case, cut to the brain: images with their bias field, numbered truth, brain, affine, what
+    the lesions are.
+    """
     box = ndimage.find_objects(scan.brain.astype(np.uint8))[0]
     affine = scan.affine.copy()
     affine[:3, 3] = nib.affines.apply_affine(affine, [part.start for part in box])
@@ -163,7 +177,7 @@ def save(path: Path, scan: Scan, images: dict[str, Volume], lesions: list[Lesion
         truth[lesion.soft >= 0.5] = number
     np.savez(
         path,
-        **{name: image[box] for name, image in images.items()},
+        **{name: (image * scan.bias[name])[box] for name, image in images.items()},
         truth=truth[box],
         brain=scan.brain[box],
         affine=affine,

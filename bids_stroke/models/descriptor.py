@@ -26,6 +26,7 @@ from bids_stroke.core.words import counted
 from bids_stroke.errors import InputMissing, UnusableData
 
 MODALITIES = ("T1w", "FLAIR")
+N4_LEVELS = 6  # finer splines than 5 mm would follow the anatomy
 STEPS = ("reorient", "brain_extraction", "register", "n4", "zscore", "crop")
 WHOLE_HEAD_STEPS = ("reorient", "brain_extraction", "register")
 RESAMPLE = ("logits", "probabilities")
@@ -41,11 +42,15 @@ class Preprocessing:
 
     With ``whole_head`` the network sees the images with their skull, put into RAS order and
     registered at most; the brain is found all the same, and the result is kept inside it.
+
+    ``n4_levels`` are those of N4's B-splines, each twice as fine as the one before. The four of
+    ANTs take much of the contrast of a large lesion for bias (``benchmarks/embedded/n4.py``).
     """
 
     steps: tuple[str, ...]
     reference: str
     n4_shrink: int = 4
+    n4_levels: int = 4
     whole_head: bool = False
 
 
@@ -279,6 +284,9 @@ def _check_preprocessing(model: Descriptor, path: Path) -> None:
         len(set(steps)) == len(steps) and set(steps) <= set(STEPS),
         path,
         f"steps must be different ones among {STEPS}",
+    )
+    _require(
+        1 <= model.preprocessing.n4_levels <= N4_LEVELS, path, f"n4_levels is 1 to {N4_LEVELS}"
     )
     if model.purpose == "lesions":
         _require(

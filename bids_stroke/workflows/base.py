@@ -224,6 +224,7 @@ def pair_preproc(
         brain_extraction=config.processing.brain_extraction,
         hdbet_weights=config.processing.hdbet_weights or brain_weights(config.model.models_dir),
         n4_shrink=preprocessing.n4_shrink,
+        n4_levels=preprocessing.n4_levels,
         omp_nthreads=threads,
         use_gpu=device != "cpu",
         device=device,

@@ -82,6 +82,7 @@ class Settings:
     brain_extraction: str
     hdbet_weights: Path | None
     n4_shrink: int
+    n4_levels: int
     omp_nthreads: int
     use_gpu: bool
     device: str
@@ -99,6 +100,7 @@ def init_preproc_wf(
     brain_extraction: str,
     hdbet_weights: Path | None,
     n4_shrink: int,
+    n4_levels: int,
     omp_nthreads: int,
     use_gpu: bool,
     device: str,
@@ -135,6 +137,7 @@ def init_preproc_wf(
         brain_extraction=brain_extraction,
         hdbet_weights=hdbet_weights,
         n4_shrink=n4_shrink,
+        n4_levels=n4_levels,
         omp_nthreads=omp_nthreads,
         use_gpu=use_gpu,
         device=device,
@@ -261,7 +264,7 @@ def _n4_one(workflow: Workflow, channel: Channel, settings: Settings) -> Channel
     node = pe.Node(
         N4BiasFieldCorrection(
             shrink=settings.n4_shrink,
-            iterations=[5, 5] if settings.sloppy else [50, 50, 50, 50],
+            iterations=[5, 5] if settings.sloppy else [50] * settings.n4_levels,
         ),
         name=f"{channel.name}_n4",
         mem_gb=1.5,
@@ -411,7 +414,8 @@ def describe_preprocessing(
         ),
         "n4": (
             "the bias field within the brain was removed by N4 [@n4], on voxels above 0, with a "
-            f"shrink factor of at most {settings.n4_shrink}"
+            f"shrink factor of at most {settings.n4_shrink} and {settings.n4_levels} levels of "
+            "B-splines"
         ),
         "crop": "images were cropped to the box of the brain",
         "zscore": "intensities were scaled to zero mean and unit deviation within the brain",

@@ -32,6 +32,8 @@ def test_reads_every_field(tmp_path: Path) -> None:
         ('version = "1.0"', "", "incomplete"),
         ('"reorient"', '"reorientt"', "steps"),
         ('reference = "T1w"', 'reference = "T2w"', "reference"),
+        ('reference = "T1w"', 'reference = "T1w"\nn4_levels = 0', "n4_levels is 1 to 6"),
+        ('reference = "T1w"', 'reference = "T1w"\nn4_levels = 7', "n4_levels is 1 to 6"),
         ('"brain_extraction", ', "", "brain_extraction"),
         ("threshold = 0.5", "threshold = 1.5", "threshold"),
         ("threshold = 0.5", "threshold = 0.5\nconnectivity = 8", "connectivity"),

@@ -31,6 +31,7 @@ def build(**changes: Any) -> pe.Workflow:
         "brain_extraction": "skip",
         "hdbet_weights": None,
         "n4_shrink": 2,
+        "n4_levels": 3,
         "omp_nthreads": 1,
         "use_gpu": False,
         "device": "cpu",
@@ -81,6 +82,13 @@ def test_nodes_follow_the_order_of_the_steps() -> None:
     assert "t1w_crop" in upstream(build(steps=S1), "t1w_n4")
 
 
+@pytest.mark.parametrize("levels", [1, 2, 4])
+def test_n4_has_the_levels_that_the_model_asks_for(levels: int) -> None:
+    workflow = build(sloppy=False, n4_levels=levels)
+    for name in ("t1w_n4", "flair_n4"):
+        assert workflow.get_node(name).inputs.iterations == [50] * levels
+
+
 def test_only_brain_extraction_asks_for_the_gpu() -> None:
     workflow = build(brain_extraction="auto", use_gpu=True, device="cuda", omp_nthreads=4)
     on_gpu = {
@@ -113,7 +121,7 @@ def test_orders_that_cannot_run_are_refused(steps: tuple[str, ...], word: str) -
 def test_methods_text_says_what_is_run() -> None:
     text = build(steps=S0, brain_extraction="hd-bet-1", n4_shrink=3).visit_desc()
     assert text.index("HD-BET 1 [@hdbet]") < text.index("RAS") < text.index("[@ants]")
-    assert "shrink factor of at most 3" in text
+    assert "shrink factor of at most 3 and 3 levels of B-splines" in text
     assert "T1w was registered rigidly to the FLAIR" in text
     alone = build(modalities=("T1w",)).visit_desc()
     assert "registered" not in alone
