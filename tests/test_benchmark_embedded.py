@@ -114,3 +114,44 @@ def test_the_figures_of_a_report_are_read_by_a_descriptor(evaluate: Any) -> None
             "found_of_4_plain_between_30_and_1500_mm3": 1,
             "marked_without_lesion_ml": [0.5, 1.25],
         }
+
+
+def made_case(lesion_mm: float) -> dict[str, Any]:
+    """A ball of three tissues at 3 mm, with a bright ball in it where ``lesion_mm`` is its radius.
+
+    A bias field lies over it.
+    """
+    rng = np.random.default_rng(4)
+    places = np.moveaxis(np.indices((52, 52, 52)), 0, -1) * 3.0
+    away = np.linalg.norm(places - 76.5, axis=-1)
+    brain = away < 72
+    truth = np.linalg.norm(places - (95, 60, 90), axis=-1) < lesion_mm
+    kinds = (away < 12) * 0 + ((away >= 12) & (away < 52)) * 2 + (away >= 52) * 1
+    levels = {"T1w": (0.3, 0.7, 1.0), "FLAIR": (0.2, 0.8, 0.6)}
+    bright = {"T1w": 0.6, "FLAIR": 1.3}
+    images = {}
+    for name, tissues in levels.items():
+        image = np.where(truth, bright[name], np.array(tissues)[kinds])
+        image = image + rng.normal(0, 0.02, image.shape)
+        images[name] = (image * np.exp((places[..., 0] - 76.5) / 400) * brain).astype(np.float32)
+    stages = ["subacute"] if truth.any() else []
+    affine = np.diag([3.0, 3.0, 3.0, 1.0])
+    return {
+        **images,
+        "truth": truth.astype(np.uint8),
+        "brain": brain,
+        "affine": affine,
+        "stages": stages,
+    }
+
+
+def test_finer_levels_of_n4_take_more_of_a_lesion(prepare: Any, tmp_path: Path) -> None:
+    n4 = importlib.import_module("n4")
+    for number, radius in enumerate((0.0, 18.0, 5.0)):  # the last is under three millilitres
+        np.savez(tmp_path / f"scan_{number:03d}.npz", **made_case(radius))
+    table = pd.DataFrame(n4.measure(tmp_path, "scan"))
+    assert set(table["case"]) == {"scan_001"}
+    kept = table[table["image"] == "FLAIR"].set_index("levels")["kept"]
+    assert kept[2] > 0.9
+    assert kept[4] < kept[3] < kept[2]
+    assert (table["uneven"] < 0.06).all()
