@@ -6,9 +6,10 @@
 ``--quick``, the session is a synthetic head of ``bids_stroke-demo`` with known lesions. The other
 side is what a user would chain, each step in a process: deepbet, ANTsPy's N4 and rigid registration
 by their defaults, z-scores, ``nnUNetv2_predict_from_modelfolder``, threshold and small components,
-and the mask brought to the FLAIR. Weights, threshold and least volume are the same. ``--bf16`` adds
-a third runner, ours with ``--precision bf16``; ``--full-size`` takes nnU-Net's full-size network
-with seeded random weights in place of the embedded model, for its time: its masks mean nothing.
+and the mask brought to the FLAIR. Weights, N4's levels, threshold and least volume are the same.
+``--bf16`` adds a third runner, ours with ``--precision bf16``; ``--full-size`` takes nnU-Net's
+full-size network with seeded random weights in place of the embedded model, for its time: its masks
+mean nothing.
 Clock and processor time stand side by side, because only the latter is steady on a shared machine.
 The last line is one JSON object.
 """
@@ -49,7 +50,9 @@ run_bet([sys.argv[1]], [sys.argv[2]], [sys.argv[3]], no_gpu=True)
 N4 = """
 import sys, ants
 image, mask = ants.image_read(sys.argv[1]), ants.image_read(sys.argv[2])
-ants.image_write(ants.n4_bias_field_correction(image, mask=mask) * mask, sys.argv[3])
+steps = {"iters": [50] * int(sys.argv[4]), "tol": 1e-7}
+flat = ants.n4_bias_field_correction(image, mask=mask, convergence=steps)
+ants.image_write(flat * mask, sys.argv[3])
 """
 REGISTER = """
 import sys, shutil, ants
@@ -96,12 +99,13 @@ def full_size(folder: Path) -> Path:
 def chained(t1w: Path, flair: Path, folder: Path, model: Path) -> Path:
     """Run the tools one after the other; returns the mask on the grid of the T1w."""
     folder.mkdir(parents=True, exist_ok=True)
-    network, found = folder / "network", folder / "found"
+    network, found, asked = folder / "network", folder / "found", descriptor.load(model)
     network.mkdir(exist_ok=True)
     for name, image in (("t1w", t1w), ("flair", flair)):
         brain, mask = folder / f"{name}_brain.nii.gz", folder / f"{name}_mask.nii.gz"
         run_python(["-c", EXTRACT, image, brain, mask])
-        run_python(["-c", N4, brain, mask, folder / f"{name}_n4.nii.gz"])
+        levels = str(asked.preprocessing.n4_levels)
+        run_python(["-c", N4, brain, mask, folder / f"{name}_n4.nii.gz", levels])
     moved, matrix = folder / "moved.nii.gz", folder / "matrix.mat"
     run_python(
         ["-c", REGISTER, folder / "t1w_n4.nii.gz", folder / "flair_n4.nii.gz", moved]
@@ -115,7 +119,7 @@ def chained(t1w: Path, flair: Path, folder: Path, model: Path) -> Path:
         + ["-f", "0", "-device", "cpu"]
         + ["--disable_tta", "--save_probabilities", "-npp", "1", "-nps", "1"]
     )
-    result, point = folder / "lesions_t1w.nii.gz", descriptor.load(model).operating_point
+    result, point = folder / "lesions_t1w.nii.gz", asked.operating_point
     run_python(
         ["-c", CUT, network / "case_0000.nii.gz", found / "case.npz", result, flair, matrix]
         + [str(point.threshold), str(point.min_volume_mm3), folder / "lesions_flair.nii.gz"]

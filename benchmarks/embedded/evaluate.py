@@ -62,19 +62,24 @@ AS_IS = "as scanned"
 CONDITIONS = {AS_IS: as_scanned, "FLAIR 6 mm": thick_flair, "noise": noisy}
 
 
+def without_bias(image: Volume, case: Case, asked: descriptors.Preprocessing) -> Volume:
+    """One image of a case by N4 as the program runs it for a model, 0 outside the brain."""
+    shrink = intensity.shrink_factor(image.shape, asked.n4_shrink)
+    iterations = (50,) * asked.n4_levels
+    flat = n4(image, case["brain"], case["affine"], shrink=shrink, iterations=iterations)
+    return intensity.masked(flat, case["brain"])
+
+
 def probability(
     predictor: Predictor, case: Case, inputs: Iterable[str], condition: str
 ) -> NDArray[np.float32]:
     """N4 as the model asks for it, z-score in the brain, then the network, on the case's grid."""
-    brain, affine = case["brain"], case["affine"]
-    asked = predictor.descriptor.preprocessing
-    channels = {}
+    asked, channels = predictor.descriptor.preprocessing, {}
     for name in inputs:
         image = CONDITIONS[condition](name, case[name], case)
-        shrink = intensity.shrink_factor(image.shape, asked.n4_shrink)
-        flat = n4(image, brain, affine, shrink=shrink, iterations=(50,) * asked.n4_levels)
-        channels[name] = intensity.zscore(flat, brain)
-    return predict(predictor, channels, list(nib.affines.voxel_sizes(affine))) * brain
+        channels[name] = intensity.zscore(without_bias(image, case, asked), case["brain"])
+    sizes = list(nib.affines.voxel_sizes(case["affine"]))
+    return predict(predictor, channels, sizes) * case["brain"]
 
 
 def dice(a: Mask, b: Mask) -> float:

@@ -10,18 +10,21 @@ every level.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from evaluate import Case, Mask, Volume
+from evaluate import Case, Mask, Volume, without_bias
 from scipy import ndimage
 from skimage.filters import threshold_multiotsu
 
+from bids_stroke import data
 from bids_stroke.core import intensity
-from bids_stroke.core.bias import n4
+from bids_stroke.models import descriptor
 from bids_stroke.models.sampling import MODALITIES
 
+ASKED = descriptor.load(data.path("models", "embedded.toml")).preprocessing
 LEVELS = (1, 2, 3, 4)
 LEAST_ML = 3.0
 
@@ -33,11 +36,8 @@ def read(path: Path) -> Case:
 
 
 def corrected(case: Case, name: str, levels: int) -> Volume:
-    """One image of a case by N4 as the program runs it, 0 outside the brain."""
-    image, brain = case[name], case["brain"]
-    shrink = intensity.shrink_factor(image.shape, 4)
-    flat = n4(image, brain, case["affine"], shrink=shrink, iterations=(50,) * levels)
-    return intensity.masked(flat, brain)
+    """One image of a case, by N4 of some levels."""
+    return without_bias(case[name], case, replace(ASKED, n4_levels=levels))
 
 
 def contrast(image: Volume, lesion: Mask, brain: Mask) -> float:

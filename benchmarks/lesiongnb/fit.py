@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "embedded"))
 
+from evaluate import without_bias
 from prepare import load_grid
 from scipy import ndimage
 
@@ -31,6 +32,7 @@ from bids_stroke.interfaces import lesiongnb as subjects
 from bids_stroke.models import descriptor, lesiongnb
 from bids_stroke.models.sampling import Shape, load_shapes
 
+ASKED = descriptor.load(data.path("models", "lesiongnb.toml")).preprocessing
 NEAR_MM = 10.0
 SCANS = ("patient26", "sub-04_ses-01")
 SMALLEST_ML, LARGEST_ML = 2.5, 200.0  # smaller ones are left out of training (Lhermitte 2024)
@@ -59,13 +61,17 @@ def keep(out: Path, name: str, subject: subjects.Subject, truth: NDArray, **more
 
 
 def train(run: Path, out: Path, count: int) -> None:
-    """Paint ``count`` shapes into each scan; the scan's affine is found once, without a lesion."""
+    """Paint ``count`` shapes into each scan; the scan's affine is found once, without a lesion.
+
+    N4 comes first, so that it takes nothing of a lesion.
+    """
     grid, shapes = load_grid(run), load_shapes(run / "lesions.npz", "train")
     fitting = [shape for shape in shapes if SMALLEST_ML <= shape.ml <= LARGEST_ML]
     for number, name in enumerate(SCANS):
         if len(list(out.glob(f"train_{name}_*.npz"))) >= count:
             continue
         case = dict(np.load(run / "tune" / f"{name}_000.npz"))
+        case["T1w"] = without_bias(case["T1w"], case, ASKED)
         matrix = subjects.affine_to_template(case["T1w"], case["affine"])
         rng = np.random.default_rng([7, number])
         for index, place in enumerate(rng.permutation(len(fitting))[:count]):
@@ -105,7 +111,8 @@ def cases(run: Path, out: Path, split: str, only: list[str]) -> None:
         if (out / f"{split}_{file.stem}.npz").exists():
             continue
         case = dict(np.load(file))
-        subject = subjects.describe(case["T1w"], case["brain"], case["affine"])
+        t1w = without_bias(case["T1w"], case, ASKED)
+        subject = subjects.describe(t1w, case["brain"], case["affine"])
         truth = (case["truth"] > 0).astype(np.float32)
         carried = resample(truth, grid_of(case), lesiongnb.grid(), transform=subject.to_subject)
         keep(out, f"{split}_{file.stem}", subject, carried >= 0.5, source=str(file))
