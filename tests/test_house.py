@@ -66,7 +66,6 @@ def test_wheel_holds_the_data(tmp_path: Path) -> None:
         "bids_stroke/data/models/embedded.toml",
         "bids_stroke/data/models/embedded/plans.json",
         "bids_stroke/data/models/embedded/fold_0/checkpoint_final.pth",
-        "bids_stroke/data/models/embedded-1mm/fold_0/checkpoint_final.pth",
     ):
         assert needed in names
 

@@ -1,4 +1,4 @@
-"""Write a run's averaged weights as a model of the package, and its files' checksums."""
+"""Write a run's averaged weights as the package's embedded model, and its files' checksums."""
 
 from __future__ import annotations
 
@@ -30,21 +30,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="folder of the training run")
     parser.add_argument("--recipe", type=Path, default=data.path("recipes", "embedded.toml"))
-    parser.add_argument(
-        "--name", default="embedded", help="of the model, whose descriptor is there"
-    )
     parser.add_argument("--models", type=Path, default=data.path("models"))
     args = parser.parse_args()
     recipe = load(args.recipe)
     state = torch.load(args.run / "checkpoint.pth", map_location="cpu", weights_only=True)
     files = export(
-        args.models / args.name,
+        args.models / "embedded",
         network_of(recipe),
         state["average"],
         name="Dataset001_EmbeddedStroke",
         samples=state["iteration"] * (recipe.plan.batch_size or 2),
     )
-    descriptor = args.models / f"{args.name}.toml"
+    descriptor = args.models / "embedded.toml"
     text = descriptor.read_text(encoding="utf-8")
     new, count = _FILES.subn(files_table(files, args.models), text, count=1)
     if count != 1:

@@ -1,4 +1,4 @@
-"""The embedded models as they ship: whole, small, honest about themselves, and of use."""
+"""The embedded model as it ships: whole, small, honest about itself, and able to find a lesion."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from bids_stroke.models import recipe as recipes
 from bids_stroke.models.predictor import load, predict
 
 
-@pytest.fixture(scope="module", params=["embedded", "embedded-1mm"])
-def model(request: pytest.FixtureRequest) -> descriptors.Descriptor:
-    return descriptors.load(data.path("models", f"{request.param}.toml"))
+@pytest.fixture(scope="module")
+def model() -> descriptors.Descriptor:
+    return descriptors.load(data.path("models", "embedded.toml"))
 
 
 def test_files_are_those_of_the_descriptor(model):
@@ -37,8 +37,7 @@ def test_it_says_that_it_is_synthetic(model):
 
 
 def test_its_network_is_that_of_its_recipe(model):
-    trained_by = Path(__file__).parents[2] / "benchmarks" / "embedded" / "embedded-1mm.toml"
-    recipe = recipes.find("embedded") if model.automatic else recipes.load(trained_by)
+    recipe = recipes.find("embedded")
     plans = read_json(model.model_folder / "plans.json")
     (settings,) = plans["configurations"].values()
     network = settings["architecture"]
