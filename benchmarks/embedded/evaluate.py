@@ -29,7 +29,7 @@ from bids_stroke.models.predictor import Predictor, load, predict
 from bids_stroke.models.torchvision_shim import ensure_torchvision
 
 INPUTS = (("T1w", "FLAIR"), ("T1w",), ("FLAIR",))
-THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 VOLUMES_MM3 = (10.0, 20.0, 30.0, 60.0)
 NEAR_MM = 10.0
 CLEAR_ML = 1.0

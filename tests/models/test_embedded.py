@@ -14,7 +14,7 @@ from bids_stroke.core.files import read_json
 from bids_stroke.core.synthesis import contrast_from_tissues, paint
 from bids_stroke.models import descriptor as descriptors
 from bids_stroke.models import recipe as recipes
-from bids_stroke.models.predictor import load, predict
+from bids_stroke.models.predictor import Predictor, load, predict
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,11 @@ def test_its_network_is_that_of_its_recipe(model):
 
 
 @pytest.fixture(scope="module")
+def predictor(model: descriptors.Descriptor) -> Predictor:
+    return load(model)
+
+
+@pytest.fixture(scope="module")
 def head() -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
     """The MNI template at 2 mm as T1w and FLAIR, with a chronic lesion of 14 mL: z-scored."""
     rng = np.random.default_rng(5)
@@ -69,10 +74,10 @@ def head() -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("names", [("T1w", "FLAIR"), ("FLAIR",), ("T1w",)])
-def test_it_finds_a_plain_lesion_with_each_set_of_inputs(model, head, names):
+def test_it_finds_a_plain_lesion_with_each_set_of_inputs(predictor, head, names):
     images, lesion, brain = head
-    probability = predict(load(model), {n: images[n] for n in names}, [2.0, 2.0, 2.0])
-    found = (probability >= model.operating_point.threshold) & brain
+    probability = predict(predictor, {n: images[n] for n in names}, [2.0, 2.0, 2.0])
+    found = (probability >= predictor.descriptor.operating_point.threshold) & brain
     assert found[lesion].mean() > 0.5
     assert found[brain & ~lesion].mean() < 0.02
 
