@@ -46,7 +46,7 @@ def test_its_network_is_that_of_its_recipe(model):
     assert given == recipe.network.kwargs
     assert tuple(settings["patch_size"]) == recipe.plan.patch
     assert tuple(settings["spacing"]) == recipe.plan.spacing
-    assert (model.inputs, model.preprocessing.steps) == (recipe.inputs, recipe.preprocessing.steps)
+    assert (model.inputs, model.preprocessing) == (recipe.inputs, recipe.preprocessing)
 
 
 @pytest.fixture(scope="module")
