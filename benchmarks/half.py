@@ -1,13 +1,13 @@
 """What half precision changes on real scans: the embedded model in fp16, as a GPU has it, and bf16.
 
-    python benchmarks/half.py SHARED
+    python benchmarks/half.py SHARED [--quick]
 
 A GPU multiplies in fp16, sums in fp32 and keeps what comes out in fp16. Here that is computed on a
 CPU: what goes into and comes out of every layer is rounded to fp16, all between is fp32, and the
 weights are stored in fp16 already. bf16 is OpenVINO's, where the processor has it. Both are
 compared with torch in fp32 within the brain: patient26 (T1w + FLAIR, and each alone) and every
-session of ``ms_raw`` (each image alone on its own grid, with the publisher's brain mask). The last
-line is one JSON object.
+session of ``ms_raw`` (each image alone on its own grid, with the publisher's brain mask; not with
+``--quick``). The last line is one JSON object.
 """
 
 import argparse
@@ -53,15 +53,18 @@ def _read(path: Path) -> tuple[Volume, tuple[float, ...]]:
     return image.get_fdata(dtype=np.float32), tuple(map(float, image.header.get_zooms()[:3]))
 
 
-def scans(shared: Path) -> list[Scan]:
-    """Name, z-scored channels, brain and voxel sides of each real scan."""
-    found: list[Scan] = []
+def patient(shared: Path) -> list[Scan]:
+    """Name, z-scored channels, brain and voxel sides of patient26: both images, and each alone."""
     images = {m: _read(shared / "ms_mni" / f"patient26_{m}.nii.gz") for m in MODALITIES}
     brain, zooms = images["T1w"][0] != 0, images["T1w"][1]
     channels = {name: zscore(image, brain) for name, (image, _) in images.items()}
-    found.append(("patient26 T1w+FLAIR", channels, brain, zooms))
-    for name in MODALITIES:
-        found.append((f"patient26 {name}", {name: channels[name]}, brain, zooms))
+    alone = [(f"patient26 {m}", {m: channels[m]}, brain, zooms) for m in MODALITIES]
+    return [("patient26 T1w+FLAIR", channels, brain, zooms), *alone]
+
+
+def sessions(shared: Path) -> list[Scan]:
+    """The same of each image of ``ms_raw`` alone."""
+    found: list[Scan] = []
     for path in sorted((shared / "ms_raw").glob("sub-*/ses-*/anat/*.nii.gz")):
         stem, _, name = path.name.removesuffix(".nii.gz").rpartition("_")
         image, zooms = _read(path)
@@ -108,11 +111,13 @@ def main() -> None:
     """Print a table of all real scans, and the worst of each precision."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("shared", type=Path, help="folder of the shared data")
+    parser.add_argument("--quick", action="store_true", help="patient26 only")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     models = predictors()
     threshold = descriptor.find("embedded").operating_point.threshold
-    rows = [row for scan in scans(arguments.shared) for row in compare(scan, models, threshold)]
+    scans = patient(arguments.shared) + ([] if arguments.quick else sessions(arguments.shared))
+    rows = [row for scan in scans for row in compare(scan, models, threshold)]
     print_table(rows)
     worst = {
         key: {
