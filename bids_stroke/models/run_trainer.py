@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import distributed
 
-from bids_stroke.core.files import load_image, write_json
+from bids_stroke.core.files import load_image, write_json, write_text
 from bids_stroke.core.metrics import counts, dice_of
 from bids_stroke.core.splits import Split
 from bids_stroke.models.dataset import Case
@@ -90,13 +90,15 @@ class RunTrainer(RecipeTrainer):
         return Background(train.data_loader, self.workers), Background(val.data_loader, few)
 
     def on_train_start(self) -> None:
-        """Make loaders, and copy the plans beside the checkpoints."""
-        kept = self.output_folder_base
-        with TemporaryDirectory() as nowhere:
-            if self.local_rank:
-                self.output_folder_base = nowhere
+        """Make loaders, and copy the plans beside the checkpoints, where other folds read them."""
+        shared = self.output_folder_base
+        with TemporaryDirectory() as own:
+            self.output_folder_base = own
             super().on_train_start()
-        self.output_folder_base = kept
+            self.output_folder_base = shared
+            if not self.local_rank:
+                for file in Path(own).iterdir():
+                    write_text(Path(shared, file.name), file.read_text(encoding="utf-8"))
 
     def run_training(self) -> None:
         """Train to the last epoch from wherever the run is; raises Stopped when asked to stop."""

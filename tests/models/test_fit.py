@@ -233,6 +233,26 @@ def test_batches_of_workers_come_without_shared_memory(tmp_path):
     assert not any(Path(f"/proc/{child}").exists() for child in children)
 
 
+def test_a_fold_that_starts_leaves_the_plans_whole_for_those_that_read_them(tmp_path, monkeypatch):
+    """Folds of a model start when they like, and share its plans."""
+    recipe = tiny_recipe()
+    job, _ = prepare(tmp_path, recipe, cases=2)
+    for key, value in job.places.environment().items():
+        monkeypatch.setenv(key, value)
+    trainer = fit.make_trainer(job, recipe, recipe.stages[0])
+    trainer.initialize()
+    trainer.on_train_start()
+    names = {"plans.json", "dataset.json", "dataset_fingerprint.json"}
+    assert {path.name for path in trainer.folder.parent.iterdir() if path.is_file()} == names
+    for name in names:
+        (tmp_path / name).hardlink_to(trainer.folder.parent / name)
+    trainer.on_train_start()
+    for name in names:
+        path = trainer.folder.parent / name
+        assert not path.samefile(tmp_path / name)  # a new file in its place, not written into
+        assert read_json(path) == read_json(tmp_path / name)
+
+
 def test_a_gpu_that_is_full_is_told_and_the_run_goes_on_later(tmp_path, monkeypatch, capsys):
     """A stand-in for CUDA's error, with workers in the background as a GPU has them."""
     import torch
