@@ -65,19 +65,21 @@ CONDITIONS = {AS_IS: as_scanned, "FLAIR 6 mm": thick_flair, "noise": noisy}
 def without_bias(image: Volume, case: Case, asked: descriptors.Preprocessing) -> Volume:
     """One image of a case by N4 as the program runs it for a model, 0 outside the brain."""
     shrink = intensity.shrink_factor(image.shape, asked.n4_shrink)
-    iterations = (50,) * asked.n4_levels
-    flat = n4(image, case["brain"], case["affine"], shrink=shrink, iterations=iterations)
+    levels = asked.n4_levels
+    flat = n4(image, case["brain"], case["affine"], shrink=shrink, levels=levels)
     return intensity.masked(flat, case["brain"])
 
 
 def probability(
     predictor: Predictor, case: Case, inputs: Iterable[str], condition: str
 ) -> NDArray[np.float32]:
-    """N4 as the model asks for it, z-score in the brain, then the network, on the case's grid."""
+    """N4 if and as the model asks for it, z-score in the brain, the network; on the case's grid."""
     asked, channels = predictor.descriptor.preprocessing, {}
     for name in inputs:
         image = CONDITIONS[condition](name, case[name], case)
-        channels[name] = intensity.zscore(without_bias(image, case, asked), case["brain"])
+        if "n4" in asked.steps:
+            image = without_bias(image, case, asked)
+        channels[name] = intensity.zscore(image, case["brain"])
     sizes = list(nib.affines.voxel_sizes(case["affine"]))
     return predict(predictor, channels, sizes) * case["brain"]
 

@@ -37,17 +37,19 @@ def n4(
     affine: np.ndarray,
     *,
     shrink: int = 4,
-    iterations: Sequence[int] = (50, 50, 50, 50),
+    levels: int = 4,
+    iterations: int = 50,
     tolerance: float = 1e-7,
 ) -> np.ndarray:
     """``image`` [x, y, z] divided by its bias field, as float32, outside the mask as well.
 
     The field is found where ``mask`` is not 0 and the image is above 0, on every ``shrink``-th
-    voxel of an axis; each level has B-splines on twice the mesh of the one before, from one span an
-    axis. It is the algorithm of ``N4BiasFieldCorrection`` in ANTs with its defaults, and agrees
-    with it to its float32, where all of the mask is above 0 (ITK takes the logarithm of other
-    values to be the value). On a grid, fit and evaluation of tensor products of splines are three
-    matrix products each. The affine (RAS+ mm) only tells which voxels ITK would keep.
+    voxel of an axis; each of ``levels`` has B-splines on twice the mesh of the one before, from one
+    span an axis, and at most ``iterations``. It is the algorithm of ``N4BiasFieldCorrection`` in
+    ANTs with its defaults, and agrees with it to its float32, where all of the mask is above 0 (ITK
+    takes the logarithm of other values to be the value). On a grid, fit and evaluation of tensor
+    products of splines are three matrix products each. The affine (RAS+ mm) only tells which voxels
+    ITK would keep.
     """
     image = np.asarray(image, dtype=np.float32)
     taken = kept_by_itk(image.shape, affine, shrink)
@@ -58,9 +60,9 @@ def n4(
     box = bounding_box(inside)
     inside = inside[box]
     logarithm = np.log(coarse[box][inside].astype(np.float64))
-    levels = [_level(image.shape, taken, box, 2**n) for n in range(len(iterations))]
+    meshes = [_level(image.shape, taken, box, 2**n) for n in range(levels)]
     with threadpool_limits(1, user_api="blas"):  # equal bytes, whatever the number of threads
-        field = _field(logarithm, inside, levels, iterations, tolerance)
+        field = _field(logarithm, inside, meshes, iterations, tolerance)
     return np.asarray(image / np.exp(field))
 
 
@@ -68,16 +70,16 @@ def _field(
     logarithm: np.ndarray,
     inside: np.ndarray,
     levels: Sequence[_Level],
-    iterations: Sequence[int],
+    iterations: int,
     tolerance: float,
 ) -> np.ndarray:
     """Logarithm of the bias field on the full grid, from that of the image inside the mask."""
     found = np.zeros_like(logarithm)
     total = np.zeros([len(matrix) for matrix in levels[0].full], dtype=np.float32)
-    for level, most in zip(levels, iterations, strict=True):
+    for level in levels:
         fit = _fit(level.coarse, inside)
         points = np.zeros([matrix.shape[1] for matrix in level.coarse])
-        for _ in range(most):
+        for _ in range(iterations):
             corrected = logarithm - found
             added = fit(corrected - sharpened(corrected))
             points += added

@@ -67,7 +67,8 @@ class _N4Input(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="brain-only image")
     in_mask = File(exists=True, mandatory=True, desc="brain mask on the same grid")
     shrink = traits.Range(low=1, value=4, usedefault=True, desc="largest shrink factor")
-    iterations = traits.List(traits.Int, [50, 50, 50, 50], usedefault=True, desc="for each level")
+    levels = traits.Int(4, usedefault=True, desc="of B-splines, each twice as fine as the last")
+    iterations = traits.Int(50, usedefault=True, desc="at most, of each level")
 
 
 class _N4Output(TraitedSpec):
@@ -90,6 +91,7 @@ class N4BiasFieldCorrection(SimpleInterface):
             mask,
             grid.affine,
             shrink=intensity.shrink_factor(grid.shape, self.inputs.shrink),
+            levels=self.inputs.levels,
             iterations=self.inputs.iterations,
         )
         out = Path(runtime.cwd) / "n4.nii.gz"

@@ -85,9 +85,13 @@ def _run(model: Descriptor) -> list[tuple[str, str]]:
     point, inference = model.operating_point, model.inference
     folds = ", ".join(map(str, inference.folds)) or "all"
     mirrored = ", ".join(map(str, inference.mirror_axes)) or "no axis"
-    steps = ", ".join(model.preprocessing.steps)
+    asked = model.preprocessing
+    levels = f"; N4 of {asked.n4_levels} levels" if "n4" in asked.steps else ""
     return [
-        ("preprocessing", f"{steps}; on the grid of {model.preprocessing.reference}"),
+        (
+            "preprocessing",
+            f"{', '.join(asked.steps)}; on the grid of {asked.reference}{levels}",
+        ),
         ("prediction", f"folds {folds}, mirrors {mirrored}, resamples {inference.resample}"),
         (
             "operating point",

@@ -285,9 +285,8 @@ def _check_preprocessing(model: Descriptor, path: Path) -> None:
         path,
         f"steps must be different ones among {STEPS}",
     )
-    _require(
-        1 <= model.preprocessing.n4_levels <= N4_LEVELS, path, f"n4_levels is 1 to {N4_LEVELS}"
-    )
+    levels_ok = 1 <= model.preprocessing.n4_levels <= N4_LEVELS
+    _require(levels_ok, path, f"n4_levels is 1 to {N4_LEVELS}")
     if model.purpose == "lesions":
         _require(
             reference in MODALITIES, path, f"reference '{reference}' is not among {MODALITIES}"

@@ -264,7 +264,8 @@ def _n4_one(workflow: Workflow, channel: Channel, settings: Settings) -> Channel
     node = pe.Node(
         N4BiasFieldCorrection(
             shrink=settings.n4_shrink,
-            iterations=[5, 5] if settings.sloppy else [50] * settings.n4_levels,
+            levels=settings.n4_levels,
+            iterations=5 if settings.sloppy else 50,
         ),
         name=f"{channel.name}_n4",
         mem_gb=1.5,

@@ -28,6 +28,15 @@ def test_without_an_evaluation_it_says_so() -> None:
     assert "no evaluation" in found["text"] and not found["rows"]
 
 
+def test_n4_is_told_where_a_model_has_it() -> None:
+    model = find("embedded")
+    with_n4 = dict(section(card.card(model), "How it is run")["facts"])["preprocessing"]
+    assert with_n4.endswith(f"N4 of {model.preprocessing.n4_levels} levels")
+    without = replace(model, preprocessing=replace(model.preprocessing, steps=("zscore",)))
+    facts = dict(section(card.card(without), "How it is run")["facts"])
+    assert facts["preprocessing"] == "zscore; on the grid of T1w"
+
+
 def test_a_synthetic_model_says_so_first_and_a_real_one_never() -> None:
     model = find("embedded")
     assert card.not_for(model)[0] == card.SYNTHETIC

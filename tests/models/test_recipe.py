@@ -62,6 +62,8 @@ def test_validation_keeps_its_share_of_an_epoch(iterations: int, validation: int
         ({"stages": [{"when": "never"}]}, "when is one of"),
         ({"schedule": {"epochs": 0}}, "start at 1"),
         ({"folds": {"count": 1}}, "folds.count must be 2"),
+        ({"preprocessing": {**RECIPE["preprocessing"], "n4_levels": 0}}, "n4_levels is 1 to 6"),
+        ({"preprocessing": {**RECIPE["preprocessing"], "n4_levels": 7}}, "n4_levels is 1 to 6"),
         ({"augmentation": {"scale": [1.0]}}, "must have 2 numbers"),
     ],
 )

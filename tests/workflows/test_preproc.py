@@ -86,7 +86,7 @@ def test_nodes_follow_the_order_of_the_steps() -> None:
 def test_n4_has_the_levels_that_the_model_asks_for(levels: int) -> None:
     workflow = build(sloppy=False, n4_levels=levels)
     for name in ("t1w_n4", "flair_n4"):
-        assert workflow.get_node(name).inputs.iterations == [50] * levels
+        assert workflow.get_node(name).inputs.levels == levels
 
 
 def test_only_brain_extraction_asks_for_the_gpu() -> None:
