@@ -23,6 +23,7 @@ from torch import nn
 
 from bids_stroke.core.intensity import zscore
 from bids_stroke.core.metrics import voxelwise
+from bids_stroke.core.processes import reuse_memory
 from bids_stroke.models import descriptor, executors, predictor
 from bids_stroke.models.torchvision_shim import ensure_torchvision
 
@@ -133,4 +134,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    reuse_memory()
     main()

@@ -9,9 +9,8 @@ by their defaults, z-scores, ``nnUNetv2_predict_from_modelfolder``, threshold an
 and the mask brought to the FLAIR. Weights, N4's levels, threshold and least volume are the same.
 ``--bf16`` adds a third runner, ours with ``--precision bf16``; ``--full-size`` takes nnU-Net's
 full-size network with seeded random weights in place of the embedded model, for its time: its masks
-mean nothing.
-Clock and processor time stand side by side, because only the latter is steady on a shared machine.
-The last line is one JSON object.
+mean nothing. Clock and processor time stand side by side, because only the latter is steady on a
+shared machine. The last line is one JSON object.
 """
 
 import argparse
