@@ -2,10 +2,11 @@
 
 ``tune`` takes scans that were also trained on (patient26, sub-04) with shapes of the tune split,
 ``report`` both sessions of sub-01 with shapes of the report split: no training saw either. Each
-split holds one lesion at a time (at its own place, by volume), and twelve small ones at a time
-(30 to 1,500 mm3, anywhere), 36 a scan; those of ``report`` twice, by the painter of the training
-(``m``) and by a plain one that no training used (``p``). Lesions are painted into scans without
-their bias field, which is laid over them afterwards: N4 has to find it with the lesion in the way.
+split holds one lesion at a time (at its own place, by volume, with more of the largest), and twelve
+small ones at a time (30 to 1,500 mm3, anywhere), 36 a scan; those of ``report`` twice, by the
+painter of the training (``m``) and by a plain one that no training used (``p``). Lesions are
+painted into scans without their bias field, which is laid over them afterwards: N4 has to find it
+with the lesion in the way.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from bids_stroke.core.geometry import Grid
 from bids_stroke.models.atlases import gather
 from bids_stroke.models.sampling import MODALITIES, Shape, load_shapes, open_fluid
 
-BINS_ML = ((0.05, 1.0), (1.0, 10.0), (10.0, 200.0))
+BINS_ML = ((0.05, 1.0), (1.0, 10.0), (10.0, 200.0), (50.0, 200.0))
 SCANS = {"tune": ("patient26", "sub-04_ses-01"), "report": ("sub-01_ses-01", "sub-01_ses-02")}
 SMALL_ML = (0.03, 1.5)
 MANY, EACH, APART_VOXELS = 3, 12, 4.0
@@ -85,9 +86,8 @@ def read_scan(name: str, grid: Grid, shared: Path, work: Path) -> Scan:
         bias = [image.new_image_like(np.ones(image.shape)) for image in (t1w, flair)]
     else:
         (t1w, flair), bias = read_raw(stem, shared / "ms_raw_reference" / name, work)
-    way = ants.registration(
-        t1w, as_ants(template_maps(grid)["t1"], grid), "Affine", outprefix=str(work / f"{name}_")
-    )["fwdtransforms"]
+    template, prefix = as_ants(template_maps(grid)["t1"], grid), str(work / f"{name}_")
+    way = ants.registration(t1w, template, "Affine", outprefix=prefix)["fwdtransforms"]
     affine = nib.load(file).affine
     arrays, fields = {}, {}
     for modality, image, field in zip(MODALITIES, (t1w, flair), bias, strict=True):
@@ -157,18 +157,16 @@ def carried(whole: Volume, grid: Grid, scan: Scan) -> Volume:
 
 
 def chosen(shapes: list[Shape], count: int, rng: np.random.Generator) -> list[Shape]:
-    """``count`` random shapes of each bin of volume."""
-    picked = []
+    """``count`` random shapes of each bin of volume, none twice."""
+    picked: list[int] = []
     for low, high in BINS_ML:
-        fitting = [shape for shape in shapes if low <= shape.ml < high]
-        picked += [fitting[i] for i in rng.permutation(len(fitting))[:count]]
-    return picked
+        left = [i for i, s in enumerate(shapes) if low <= s.ml < high and i not in picked]
+        picked += [left[i] for i in rng.permutation(len(left))[:count]]
+    return [shapes[i] for i in picked]
 
 
 def save(path: Path, scan: Scan, images: dict[str, Volume], lesions: list[Lesion]) -> None:
-    """One case, cut to the brain: images with their bias field, numbered truth, brain, affine, what
-    the lesions are.
-    """
+    """One case, cut to the brain: images with their bias, numbered truth, affine, the lesions."""
     box = ndimage.find_objects(scan.brain.astype(np.uint8))[0]
     affine = scan.affine.copy()
     affine[:3, 3] = nib.affines.apply_affine(affine, [part.start for part in box])
@@ -271,6 +269,7 @@ def main() -> None:
     args = parser.parse_args()
     out = args.run / args.split
     out.mkdir(parents=True, exist_ok=True)
+    ants.config.set_ants_deterministic(on=True, seed_value=1)
     shapes = load_shapes(args.run / "lesions.npz", args.split)
     tissue, grid = gather({}).tissue, load_grid(args.run)
     for number, name in enumerate(SCANS[args.split]):

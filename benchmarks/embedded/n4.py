@@ -57,19 +57,25 @@ def uneven(image: Volume, where: Mask) -> float:
     return float(values.std() / values.mean())
 
 
+def field_of(image: Volume, corrected: Volume) -> Volume:
+    """The bias field that was taken out of an image; 1 outside the brain."""
+    return np.divide(image, corrected, out=np.ones_like(corrected), where=corrected > 0)
+
+
 def measure(folder: Path, scan: str) -> list[dict[str, object]]:
     """A row for each lesion of at least LEAST_ML, image and level of one scan's cases."""
     free = read(folder / f"{scan}_000.npz")
     flat = {(m, n): corrected(free, m, n) for m in MODALITIES for n in LEVELS}
     where = white_matter([flat["T1w", n] for n in LEVELS], free["brain"])
+    unevenness = {key: uneven(image, where) for key, image in flat.items()}
+    fields = {key: field_of(free[key[0]], image) for key, image in flat.items()}
     rows: list[dict[str, object]] = []
     for file in sorted(folder.glob(f"{scan}_[0-9]*.npz")):
         case = read(file)
         lesion = case["truth"] > 0
         if lesion.sum() * abs(np.linalg.det(case["affine"])) / 1000 < LEAST_ML:
             continue
-        for (name, levels), without in flat.items():
-            field = np.divide(free[name], without, out=np.ones_like(without), where=without > 0)
+        for (name, levels), field in fields.items():
             best = contrast(case[name] / field, lesion, case["brain"])
             found = contrast(corrected(case, name, levels), lesion, case["brain"])
             rows.append(
@@ -80,7 +86,7 @@ def measure(folder: Path, scan: str) -> list[dict[str, object]]:
                     "stage": str(case["stages"][0]),
                     "best": best,
                     "kept": found / best,
-                    "uneven": uneven(without, where),
+                    "uneven": unevenness[name, levels],
                 }
             )
     return rows
