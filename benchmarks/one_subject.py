@@ -89,10 +89,10 @@ ants.image_write(moved, sys.argv[8])
 
 
 def full_size(folder: Path) -> Path:
-    """Descriptor of nnU-Net's full-size network with random weights."""
+    """Descriptor of nnU-Net's full-size network; of random weights that mark some mL."""
     from predict import CASES, seeded_model
 
-    return seeded_model(CASES["full size"], folder)
+    return seeded_model(CASES["full size"], folder, marked=0.01)
 
 
 def chained(t1w: Path, flair: Path, folder: Path, model: Path) -> Path:

@@ -94,8 +94,11 @@ def _zscored(image: np.ndarray, inside: np.ndarray) -> np.ndarray:
     return np.where(inside, (image - values.mean()) / values.std(), 0).astype(np.float32)
 
 
-def seeded_model(case: Case, folder: Path) -> Path:
-    """An nnU-Net folder with a network of random weights, seeded; the path of its descriptor."""
+def seeded_model(case: Case, folder: Path, marked: float | None = None) -> Path:
+    """An nnU-Net folder with a network of random weights, seeded; the path of its descriptor.
+
+    As it comes it calls half the brain lesion; ``marked`` is the share that it is to call so.
+    """
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
     assert case.features is not None
@@ -116,6 +119,8 @@ def seeded_model(case: Case, folder: Path) -> Path:
     network = get_network_from_plans(*parts, 2, 2, allow_init=True, deep_supervision=False)
     for layer in network.decoder.seg_layers:  # else all probabilities are near one half
         torch.nn.init.normal_(layer.weight, std=0.5)
+    if marked is not None:
+        mark(network, case, marked)
     model = folder / "embedded"
     (model / "fold_0").mkdir(parents=True)
     write_json(model / "plans.json", plans)
@@ -129,6 +134,18 @@ def seeded_model(case: Case, folder: Path) -> Path:
     torch.save(checkpoint, model / "fold_0" / "checkpoint_final.pth")
     text = data.path("models", "embedded.toml").read_text().partition("[[files]]")[0]
     return write_text(folder / "seeded.toml", text)
+
+
+@torch.no_grad()
+def mark(network: torch.nn.Module, case: Case, share: float) -> None:
+    """Shift the head of a network so that it calls a share of the middle of the scan lesion."""
+    channels, side = scan(case), min(case.patch, 64)
+    starts = [(n - side) // 2 for n in channels["T1w"].shape]
+    middle = tuple(slice(start, start + side) for start in starts)
+    seen = np.stack([image[middle] for image in channels.values()])
+    background, lesion = network.eval()(torch.from_numpy(seen)[None])[0]
+    margin = np.quantile((lesion - background).numpy(), 1 - share)
+    network.decoder.seg_layers[-1].bias[LESION] -= float(margin)
 
 
 def reference(model: Predictor, channels: Channels, case: Case) -> np.ndarray:

@@ -1,17 +1,55 @@
-"""The quick form of the benchmark of prediction: correctness only, never time."""
+"""The quick form of the benchmark of prediction: correctness only, never time; and its networks of random weights."""
 
+import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
+import numpy as np
 import pytest
+import torch
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "predict.py"
+pytestmark = pytest.mark.skipif(not SCRIPT.is_file(), reason="benchmarks are not installed")
+
+
+@pytest.fixture
+def benchmark(monkeypatch) -> ModuleType:
+    """The program as a module."""
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    spec = importlib.util.spec_from_file_location("benchmark_predict", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Head(torch.nn.Module):
+    """Logits of 0 and of the FLAIR, with a head to shift."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decoder = torch.nn.Module()
+        self.decoder.seg_layers = torch.nn.ModuleList([torch.nn.Conv3d(2, 2, 1)])
+        weights = torch.tensor([[0.0, 0.0], [0.0, 1.0]]).reshape(2, 2, 1, 1, 1)
+        self.decoder.seg_layers[-1].weight = torch.nn.Parameter(weights)
+
+    def forward(self, data: torch.Tensor) -> torch.Tensor:
+        return self.decoder.seg_layers[-1](data)
+
+
+def test_a_network_of_random_weights_marks_the_share_that_it_is_to(benchmark) -> None:
+    case, network = benchmark.QUICK["seeded"], Head()
+    benchmark.mark(network, case, 0.02)
+    flair = benchmark.scan(case)["FLAIR"]
+    middle = tuple(slice((n - 32) // 2, (n + 32) // 2) for n in flair.shape)
+    background, lesion = network.decoder.seg_layers[-1].bias.detach().numpy()
+    assert np.mean(flair[middle] + lesion > background) == pytest.approx(0.02, abs=1e-3)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not SCRIPT.is_file(), reason="benchmarks are not installed")
 def test_ours_is_nearer_to_the_exact_reference_than_stock() -> None:
     done = subprocess.run(
         [sys.executable, str(SCRIPT), "--quick", "--repeats", "1", "--threads", "1"],
