@@ -1,4 +1,4 @@
-"""The quick form of the benchmark of prediction: correctness only, never time; and its networks of random weights."""
+"""The benchmark of prediction: its quick form for correctness, never time; its random networks."""
 
 import importlib.util
 import json
