@@ -115,7 +115,7 @@ def chained(t1w: Path, flair: Path, folder: Path, model: Path) -> Path:
         run_python(["-c", SCALE, image, mask, network / f"case_{channel:04d}.nii.gz"])
     run_python(
         ["-c", PREDICT, "-i", network, "-o", found, "-m", model.with_name("embedded")]
-        + ["-f", "0", "-device", "cpu"]
+        + ["-f", "0", "-device", "cpu", "-step_size", str(asked.inference.step_size)]
         + ["--disable_tta", "--save_probabilities", "-npp", "1", "-nps", "1"]
     )
     result, point = folder / "lesions_t1w.nii.gz", asked.operating_point

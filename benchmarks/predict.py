@@ -160,9 +160,10 @@ def reference(model: Predictor, channels: Channels, case: Case) -> np.ndarray:
         patch, sigma_scale=1 / 8, value_scaling_factor=10, dtype=torch.float32, device="cpu"
     )
     total, weights = torch.zeros(2, *padded.shape[1:]), torch.zeros(padded.shape[1:])
+    cover = windows.Cover(patch=patch, step=model.descriptor.inference.step_size)
     mirrors = windows.mirrored((0, 1, 2) if case.mirror else ())
     with torch.inference_mode():
-        for at in windows.windows(padded.shape[1:], windows.Cover(patch=patch, step=0.5)):
+        for at in windows.windows(padded.shape[1:], cover):
             window = padded[:, *at][None]
             outputs = [
                 torch.flip(model.network(torch.flip(window, d)), d)
@@ -189,6 +190,7 @@ def stock(model: Predictor, case: Case) -> Callable[[Channels], np.ndarray]:
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     peer = nnUNetPredictor(
+        tile_step_size=model.descriptor.inference.step_size,
         use_mirroring=case.mirror,
         perform_everything_on_device=False,
         device=torch.device("cpu"),
