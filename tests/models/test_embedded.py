@@ -47,6 +47,7 @@ def test_its_network_is_that_of_its_recipe(model):
     assert tuple(settings["patch_size"]) == recipe.plan.patch
     assert tuple(settings["spacing"]) == recipe.plan.spacing
     assert (model.inputs, model.preprocessing) == (recipe.inputs, recipe.preprocessing)
+    assert model.inference.step_size == recipe.inference.step_size
 
 
 @pytest.fixture(scope="module")
