@@ -157,15 +157,16 @@ def _refuse(config: Config, bad: set[str]) -> None:
 def _check_places(config: Config, cases: "Sequence[Case]", log_dir: Path) -> "list[Case]":
     """Check the masks on the preprocessed images, and leave out what has an error."""
     from bids_stroke.bids.training_checks import check_place, lines
+    from bids_stroke.core.files import write_text
 
     findings = [f for case in cases for f in check_place(case.case, case.outside, case.contrast)]
     if findings:
         print("On the preprocessed images:")
         for line in lines(findings, len(cases)):
             print(line, flush=True)
-        earlier = (log_dir / "training_checks.tsv").read_text(encoding="utf-8")
+        checks = log_dir / "training_checks.tsv"
         rows = [f"{f.label}\t{f.severity}\t{f.code}\t{f.message}\n" for f in findings]
-        (log_dir / "training_checks.tsv").write_text(earlier + "".join(rows), encoding="utf-8")
+        write_text(checks, checks.read_text(encoding="utf-8") + "".join(rows))
     bad = _errors(findings)
     _refuse(config, bad)
     return [case for case in cases if case.case not in bad]

@@ -22,7 +22,7 @@ from nipype.interfaces.base import (
 
 from bids_stroke import errors
 from bids_stroke.core import geometry, metrics, sides, tuning
-from bids_stroke.core.files import atomic_path, load_image, save_image, write_json
+from bids_stroke.core.files import atomic_path, load_image, save_image, write_json, write_text
 
 
 class _CaseInput(BaseInterfaceInputSpec):
@@ -163,7 +163,7 @@ class PlanDataset(SimpleInterface):
         path = places.preprocessed / "base.json"
         text = json.dumps(base, indent=2)
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            path.write_text(text, encoding="utf-8")
+            write_text(path, text)
         self._results["plans"] = str(path)
         return runtime
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bids_stroke.core.files import load_image, read_json, write_json
+from bids_stroke.core.files import load_image, read_json, write_json, write_text
 from bids_stroke.core.splits import Item, Split
 from bids_stroke.errors import UsageError
 from bids_stroke.models.recipe import Cases
@@ -285,7 +285,7 @@ def write_splits(places: Places, splits: Sequence[Split], cases: Sequence[Case])
         f"{c.case}\t{c.participant}\t{c.group}\t{c.volume_ml:.3f}\t{fold.get(c.case, 'n/a')}"
         for c in sorted(cases, key=lambda c: c.case)
     ]
-    (places.root / "splits.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(places.root / "splits.tsv", "\n".join(lines) + "\n")
     return write_json(places.root / "splits.json", table)
 
 
