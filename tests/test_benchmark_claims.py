@@ -1,9 +1,9 @@
 """The benchmark of the papers' claims: equal steps, sessions that are apart, and its quick form."""
 
-import importlib
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 
 from bids_stroke.core.files import load_image
+from tests.programs import imported
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "claims.py"
 pytestmark = pytest.mark.skipif(not SCRIPT.is_file(), reason="benchmarks are not installed")
 
 
 @pytest.fixture(scope="module")
-def claims() -> Any:
-    sys.path.insert(0, str(SCRIPT.parent))
-    yield importlib.import_module("claims")
-    sys.path.remove(str(SCRIPT.parent))
+def claims() -> Iterator[ModuleType]:
+    with imported(SCRIPT) as module:
+        yield module
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,10 @@
 
 import importlib
 import itertools
-import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import nibabel as nib
@@ -14,16 +15,16 @@ import pytest
 from scipy import ndimage
 
 from bids_stroke.core.geometry import Grid, voxel_volume_mm3
+from tests.programs import imported
 
 FOLDER = Path(__file__).parents[1] / "benchmarks" / "embedded"
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="benchmarks are not installed")
 
 
 @pytest.fixture(scope="module")
-def prepare() -> Any:
-    sys.path.insert(0, str(FOLDER))
-    yield importlib.import_module("prepare")
-    sys.path.remove(str(FOLDER))
+def prepare() -> Iterator[ModuleType]:
+    with imported(FOLDER / "prepare.py") as module:
+        yield module
 
 
 @pytest.fixture(scope="module")

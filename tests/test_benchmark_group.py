@@ -1,23 +1,22 @@
 """The benchmark of the group level, in its smallest form: what it writes is what it reads."""
 
-import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pandas as pd
 import pytest
 
+from tests.programs import imported
+
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "group.py"
 pytestmark = pytest.mark.skipif(not SCRIPT.is_file(), reason="benchmarks are not installed")
 
 
 @pytest.fixture(scope="module")
-def benchmark() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("benchmark_group", SCRIPT)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def benchmark() -> Iterator[ModuleType]:
+    with imported(SCRIPT) as module:
+        yield module
 
 
 def test_the_group_level_reads_what_it_writes(benchmark: ModuleType, tmp_path: Path) -> None:

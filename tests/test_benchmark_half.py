@@ -1,9 +1,9 @@
 """What half precision changes: rounding between layers, and the whole benchmark on real scans."""
 
-import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -11,18 +11,16 @@ import pytest
 import torch
 from torch import nn
 
+from tests.programs import imported
+
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "half.py"
 pytestmark = pytest.mark.skipif(not SCRIPT.is_file(), reason="benchmarks are not installed")
 
 
-@pytest.fixture
-def half(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    spec = importlib.util.spec_from_file_location("half", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture(scope="module")
+def half() -> Iterator[ModuleType]:
+    with imported(SCRIPT) as module:
+        yield module
 
 
 def test_every_layer_takes_and_gives_numbers_of_fp16(half: ModuleType) -> None:

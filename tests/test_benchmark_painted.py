@@ -1,16 +1,15 @@
 """Strokes painted into real scans: the image is left as it is but for them, the masks lie right."""
 
-import importlib
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 
 from bids_stroke.core import geometry
+from tests.programs import imported
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "painted.py"
 pytestmark = pytest.mark.skipif(not SCRIPT.is_file(), reason="benchmarks are not installed")
@@ -18,10 +17,9 @@ TRUTH = "derivatives/truth/sub-04/ses-01/anat/sub-04_ses-01_space-{}_label-L_des
 
 
 @pytest.fixture(scope="module")
-def painted() -> Any:
-    sys.path.insert(0, str(SCRIPT.parent))
-    yield importlib.import_module("painted")
-    sys.path.remove(str(SCRIPT.parent))
+def painted() -> Iterator[ModuleType]:
+    with imported(SCRIPT) as module:
+        yield module
 
 
 @pytest.fixture(scope="module")

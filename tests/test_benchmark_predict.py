@@ -1,9 +1,9 @@
 """The benchmark of prediction: its quick form for correctness, never time; its random networks."""
 
-import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -11,19 +11,16 @@ import numpy as np
 import pytest
 import torch
 
+from tests.programs import imported
+
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "predict.py"
 pytestmark = pytest.mark.skipif(not SCRIPT.is_file(), reason="benchmarks are not installed")
 
 
-@pytest.fixture
-def benchmark(monkeypatch) -> ModuleType:
-    """The program as a module."""
-    monkeypatch.syspath_prepend(SCRIPT.parent)
-    spec = importlib.util.spec_from_file_location("benchmark_predict", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture(scope="module")
+def benchmark() -> Iterator[ModuleType]:
+    with imported(SCRIPT) as module:
+        yield module
 
 
 class Head(torch.nn.Module):

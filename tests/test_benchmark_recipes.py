@@ -1,29 +1,26 @@
 """The benchmark of the recipes: its order, its split, its table; and its quick form, whole."""
 
-import importlib.util
 import json
 import subprocess
 import sys
 from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
+from tests.programs import imported
+
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "recipes.py"
 pytestmark = pytest.mark.skipif(not SCRIPT.is_file(), reason="benchmarks are not installed")
 
 
 @pytest.fixture(scope="module")
-def benchmark() -> ModuleType:
-    sys.path.insert(0, str(SCRIPT.parent))
-    spec = importlib.util.spec_from_file_location("benchmark_recipes", SCRIPT)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sys.path.remove(str(SCRIPT.parent))
-    return module
+def benchmark() -> Iterator[ModuleType]:
+    with imported(SCRIPT) as module:
+        yield module
 
 
 def test_the_model_to_start_from_is_trained_before_those_that_want_it(
