@@ -86,12 +86,10 @@ def _run(model: Descriptor) -> list[tuple[str, str]]:
     folds = ", ".join(map(str, inference.folds)) or "all"
     mirrored = ", ".join(map(str, inference.mirror_axes)) or "no axis"
     asked = model.preprocessing
+    steps = ", ".join(asked.steps)
     levels = f"; N4 of {asked.n4_levels} levels" if "n4" in asked.steps else ""
     return [
-        (
-            "preprocessing",
-            f"{', '.join(asked.steps)}; on the grid of {asked.reference}{levels}",
-        ),
+        ("preprocessing", f"{steps}; on the grid of {asked.reference}{levels}"),
         ("prediction", f"folds {folds}, mirrors {mirrored}, resamples {inference.resample}"),
         (
             "operating point",

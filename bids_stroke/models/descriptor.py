@@ -26,7 +26,8 @@ from bids_stroke.core.words import counted
 from bids_stroke.errors import InputMissing, UnusableData
 
 MODALITIES = ("T1w", "FLAIR")
-N4_LEVELS = 6  # finer splines than 5 mm would follow the anatomy
+N4_LEVELS = range(1, 7)  # finer splines than 5 mm would follow the anatomy
+N4_LEVELS_TEXT = f"n4_levels is {N4_LEVELS[0]} to {N4_LEVELS[-1]}"
 STEPS = ("reorient", "brain_extraction", "register", "n4", "zscore", "crop")
 WHOLE_HEAD_STEPS = ("reorient", "brain_extraction", "register")
 RESAMPLE = ("logits", "probabilities")
@@ -285,8 +286,7 @@ def _check_preprocessing(model: Descriptor, path: Path) -> None:
         path,
         f"steps must be different ones among {STEPS}",
     )
-    levels_ok = 1 <= model.preprocessing.n4_levels <= N4_LEVELS
-    _require(levels_ok, path, f"n4_levels is 1 to {N4_LEVELS}")
+    _require(model.preprocessing.n4_levels in N4_LEVELS, path, N4_LEVELS_TEXT)
     if model.purpose == "lesions":
         _require(
             reference in MODALITIES, path, f"reference '{reference}' is not among {MODALITIES}"

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from bids_stroke import data
 from bids_stroke.errors import InputMissing, UsageError
-from bids_stroke.models.descriptor import MODALITIES, N4_LEVELS, Preprocessing
+from bids_stroke.models.descriptor import MODALITIES, N4_LEVELS, N4_LEVELS_TEXT, Preprocessing
 
 PLANS_KEY = "bids_stroke"
 STAGE_SECTIONS = ("plan", "optimiser", "schedule", "augmentation", "loss", "patches", "cases")
@@ -430,8 +430,9 @@ def _check(recipe: Recipe, where: str) -> None:
         )
     names = [stage.name for stage in recipe.stages]
     _require(len(set(names)) == len(names), f"{where}: two stages have one name")
-    levels_ok = 1 <= recipe.preprocessing.n4_levels <= N4_LEVELS
-    _require(levels_ok, f"{where}: preprocessing.n4_levels is 1 to {N4_LEVELS}")
+    _require(
+        recipe.preprocessing.n4_levels in N4_LEVELS, f"{where}: preprocessing.{N4_LEVELS_TEXT}"
+    )
     _require(recipe.folds.count >= 2, f"{where}: folds.count must be 2 at least")
     for stage in recipe.stages:
         _require(stage.start in STARTS, f"{where}: start is one of {', '.join(STARTS)}")
