@@ -19,10 +19,12 @@ from torch.nn import functional
 from torch.utils.data import IterableDataset
 
 from bids_stroke.core import fields, synthesis
+from bids_stroke.core.bias import n4
 
 IGNORE = 2
 VISIBLE = 0.4  # standard deviations of the brain
 THICKEST_MM = 6.0
+N4_SHRINK = 4
 MODALITIES = ("T1w", "FLAIR")
 VOLUMES = ("t1w", "flair", "csf", "gm", "wm", "brain", "ignore", "ventricle")
 Float3D = NDArray[np.float32]
@@ -81,6 +83,8 @@ class Recipe:
     synthetic_contrast: float = 0.4
     white_matter_disease: float = 0.35
     flowing_fluid: float = 0.3
+    n4: float = 0.0  # samples that N4 has been over, by which a large lesion loses contrast
+    n4_levels: int = 2
     both_channels: float = 0.5
     t1w_only: float = 0.25
 
@@ -143,8 +147,8 @@ class Sampler:
             healthy["FLAIR"] = flowing_fluid(healthy["FLAIR"], patches["csf"], rng)
         painted = self._paint(healthy, soft, brain, channels, rng)
         scanner = int(rng.integers(2**63))
-        image = scanned(painted, brain, channels, self.recipe.spacing, scanner)
-        without = scanned(healthy, brain, channels, self.recipe.spacing, scanner) if soft else image
+        image = scanned(painted, brain, channels, self.recipe, scanner)
+        without = scanned(healthy, brain, channels, self.recipe, scanner) if soft else image
         label = _label(soft, np.abs(image - without), patches["ignore"], brain)
         return np.ascontiguousarray(image.transpose(0, 3, 2, 1)), label.transpose(2, 1, 0).copy()
 
@@ -391,11 +395,11 @@ def scanned(
     images: Mapping[str, Float3D],
     brain: NDArray[np.bool_],
     channels: Sequence[str],
-    spacing: float,
+    recipe: Recipe,
     seed: int,
 ) -> Float3D:
     """The channels (2, x, y, z) as a scanner of this seed gives them; the missing ones are 0."""
-    image = finish(images, brain, spacing, np.random.default_rng(seed))
+    image = finish(images, brain, recipe, np.random.default_rng(seed))
     image[[name not in channels for name in MODALITIES]] = 0
     return image
 
@@ -403,17 +407,20 @@ def scanned(
 def finish(
     images: Mapping[str, Float3D],
     brain: NDArray[np.bool_],
-    spacing: float,
+    recipe: Recipe,
     rng: np.random.Generator,
 ) -> Float3D:
-    """Scan both modalities, move FLAIR a little, cut out a fallible brain, standardise."""
-    channels = []
+    """Scan both modalities, move FLAIR a little, cut out a fallible brain, N4, standardise."""
+    channels, spacing = [], recipe.spacing
     mask = fallible_mask(brain, spacing, rng)
+    corrected = rng.random() < recipe.n4
     for name in MODALITIES:
         whole = np.where(brain, images[name], outside_brain(brain.shape, rng))
         image = scan(whole, spacing, rng)
         if name == "FLAIR" and rng.random() < 0.3:
             image = ndimage.shift(image, rng.normal(0, 0.6, 3) / spacing, order=1, mode="nearest")
+        if corrected:
+            image = n4(image, mask, np.eye(4), shrink=N4_SHRINK, levels=recipe.n4_levels)
         channels.append(standardise(image, mask, rng))
     return np.stack(channels)
 

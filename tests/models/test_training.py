@@ -192,6 +192,25 @@ def test_a_fallible_mask_is_a_little_small_or_large(spacing, larger):
     assert sizes == {ndimage.binary_erosion(brain).sum(), brain.sum(), *steps}
 
 
+def test_n4_takes_the_bias_off_a_sample():
+    """Two tissues in stripes, half of them brighter than the rest of their kind, as by a coil."""
+    brain = np.ones((48, 48, 48), bool)
+    x = np.indices(brain.shape)[0]
+    tissue = np.where(np.indices(brain.shape)[1] // 6 % 2, 0.5, 0.9)
+    lit = (tissue * (1 + 0.6 * x / 47)).astype(np.float32)
+    images = dict.fromkeys(sampling.MODALITIES, lit)
+    recipe = sampling.Recipe(spacing=6.0, brain_ml=(30.0, 45.0))
+
+    def between_ends(share):
+        image = sampling.finish(
+            images, brain, replace(recipe, n4=share), np.random.default_rng(11)
+        )[0]
+        return image[36:].mean() - image[:12].mean()
+
+    assert between_ends(0.0) > 1
+    assert abs(between_ends(1.0)) < 0.3
+
+
 def test_a_run_can_begin_with_the_weights_of_another(sampler, tmp_path):
     first = training.Trainer(SMALL, training.Schedule(iterations=2), tmp_path)
     first.run(batches(sampler))
