@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import ndimage
 
 from bids_stroke.core.geometry import Grid, voxel_volume_mm3
@@ -144,6 +145,14 @@ def made_case(lesion_mm: float) -> dict[str, Any]:
         "affine": affine,
         "stages": stages,
     }
+
+
+def test_blended_weights_lie_between_and_are_kept_once(prepare: Any) -> None:
+    export = importlib.import_module("export")
+    one, other = torch.tensor([1.0, 3.0]), torch.tensor([5.0, 3.0])
+    mean = export.blended({"a": one, "b": one}, {"a": other, "b": other}, 0.25)
+    assert mean["a"].tolist() == [4.0, 3.0]
+    assert mean["a"] is mean["b"]
 
 
 def test_finer_levels_of_n4_take_more_of_a_lesion(prepare: Any, tmp_path: Path) -> None:

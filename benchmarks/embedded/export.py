@@ -1,10 +1,16 @@
-"""Write a run's averaged weights as the package's embedded model, and its files' checksums."""
+"""Write a run's averaged weights as the package's embedded model, and its files' checksums.
+
+``--blend`` takes the mean of them and of an earlier run's (Wortsman et al. 2022, WiSE-FT): fine-tuned
+weights that have grown too careful keep what they learnt and get back what they lost.
+"""
 
 from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from make import network_of
@@ -26,18 +32,39 @@ def files_table(files: list[Path], root: Path) -> str:
     )
 
 
+def checkpoint(run: Path) -> dict[str, Any]:
+    """What a run keeps: its averaged weights are ``average``."""
+    return dict(torch.load(run / "checkpoint.pth", map_location="cpu", weights_only=True))
+
+
+def blended(
+    weights: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor], share: float
+) -> dict[str, torch.Tensor]:
+    """``share`` of the weights and the rest of the other ones; names of one tensor stay so."""
+    means: dict[int, torch.Tensor] = {}
+    for name, tensor in weights.items():
+        means.setdefault(tensor.data_ptr(), torch.lerp(other[name], tensor, share))
+    return {name: means[tensor.data_ptr()] for name, tensor in weights.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="folder of the training run")
     parser.add_argument("--recipe", type=Path, default=data.path("recipes", "embedded.toml"))
     parser.add_argument("--models", type=Path, default=data.path("models"))
+    parser.add_argument("--blend", type=Path, metavar="RUN", help="an earlier run to blend with")
+    parser.add_argument("--share", type=float, default=0.5, help="share of the run when blended")
     args = parser.parse_args()
     recipe = load(args.recipe)
-    state = torch.load(args.run / "checkpoint.pth", map_location="cpu", weights_only=True)
+    recipe = recipe.of_stage(recipe.stages[-1])
+    state = checkpoint(args.run)
+    weights = state["average"]
+    if args.blend:
+        weights = blended(weights, checkpoint(args.blend)["average"], args.share)
     files = export(
         args.models / "embedded",
         network_of(recipe),
-        state["average"],
+        weights,
         name="Dataset001_EmbeddedStroke",
         samples=state["iteration"] * (recipe.plan.batch_size or 2),
     )

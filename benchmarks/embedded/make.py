@@ -17,6 +17,14 @@ from bids_stroke.models.sampling import Sampler, Stream, load_anatomies, load_sh
 from bids_stroke.models.training import Network, Schedule, Trainer
 
 
+def stage_of(recipe: Recipe, name: str | None) -> Recipe:
+    """The recipe of one of its stages; without a name of its first."""
+    stages = {stage.name: stage for stage in recipe.stages}
+    if name and name not in stages:
+        raise SystemExit(f"The recipe has no stage {name}, but {', '.join(stages)}.")
+    return recipe.of_stage(stages[name] if name else recipe.stages[0])
+
+
 def network_of(recipe: Recipe) -> Network:
     """The network that a recipe describes."""
     kwargs, plan = recipe.network.kwargs, recipe.plan
@@ -62,6 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="folder with the prepared arrays; the run's folder")
     parser.add_argument("--recipe", type=Path, default=data.path("recipes", "embedded.toml"))
+    parser.add_argument("--stage", help="stage of the recipe (default: its first)")
     parser.add_argument(
         "--minutes", type=float, default=float("inf"), help="end on time, if that is before the end"
     )
@@ -73,11 +82,15 @@ def main() -> None:
     )
     args = parser.parse_args()
     reuse_memory()
-    recipe = load(args.recipe)
+    recipe = stage_of(load(args.recipe), args.stage)
     network, schedule = network_of(recipe), schedule_of(recipe, args.minutes * 60)
     grid = spacing_of(load_grid(args.run))
     samples = Samples(
-        patch=network.patch[::-1], grid=grid, spacing=network.spacing, **recipe.samples
+        patch=network.patch[::-1],
+        grid=grid,
+        spacing=network.spacing,
+        n4_levels=recipe.preprocessing.n4_levels,
+        **recipe.samples,
     )
     torch.set_num_threads(args.threads)
     trainer = Trainer(network, schedule, args.run)
