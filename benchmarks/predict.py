@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import statistics
 import sys
 import tempfile
@@ -44,10 +45,14 @@ Result = tuple[float, np.ndarray]
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A model (None: the embedded one) and a scan: voxel sides and box in mm, x, y, z."""
+    """A model (without features the embedded one) and a scan: voxel sides and box in mm, x, y, z.
+
+    ``windows`` (z, y, x) are taken for those of the embedded model.
+    """
 
     features: tuple[int, ...] | None = None
     patch: int = 128
+    windows: tuple[int, int, int] | None = None
     voxel: tuple[float, float, float] = (1.0, 1.0, 1.0)
     box: tuple[float, float, float] = (150.0, 184.0, 150.0)
     mirror: bool = False
@@ -59,7 +64,7 @@ CASES = {
     "full size": Case(features=(32, 64, 128, 256, 320, 320)),
 }
 QUICK = {
-    "embedded": Case(voxel=(1.5, 1.5, 1.5), box=(90.0, 120.0, 60.0)),
+    "embedded": Case(voxel=(1.5, 1.5, 1.5), box=(90.0, 120.0, 60.0), windows=(80, 96, 80)),
     "seeded": Case(features=(8, 16, 32), patch=32, voxel=(1.5, 1.5, 1.5), box=(54.0, 60.0, 48.0)),
 }
 
@@ -134,6 +139,17 @@ def seeded_model(case: Case, folder: Path, marked: float | None = None) -> Path:
     torch.save(checkpoint, model / "fold_0" / "checkpoint_final.pth")
     text = data.path("models", "embedded.toml").read_text().partition("[[files]]")[0]
     return write_text(folder / "seeded.toml", text)
+
+
+def with_windows(patch: tuple[int, int, int], folder: Path) -> Path:
+    """The embedded model with other windows; the path of its descriptor."""
+    embedded = data.path("models", "embedded")
+    shutil.copytree(embedded, folder / "embedded")
+    plans = json.loads((embedded / "plans.json").read_text())
+    plans["configurations"]["3d_fullres"]["patch_size"] = list(patch)
+    write_json(folder / "embedded" / "plans.json", plans)
+    text = data.path("models", "embedded.toml").read_text().partition("[[files]]")[0]
+    return write_text(folder / "embedded.toml", text)
 
 
 @torch.no_grad()
@@ -349,6 +365,8 @@ def main(arguments: list[str] | None = None) -> int:
         warnings.simplefilter("ignore")
         for name, case in cases.items():
             path = data.path("models", "embedded.toml")
+            if case.windows:
+                path = with_windows(case.windows, Path(folder) / name)
             if case.features:
                 path = seeded_model(case, Path(folder) / name)
             rows = compare(case, path, repeats)
