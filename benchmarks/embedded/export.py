@@ -1,7 +1,7 @@
 """Write a run's averaged weights as the package's embedded model, and its files' checksums.
 
-``--blend`` takes the mean of them and of an earlier run's (Wortsman et al. 2022, WiSE-FT): fine-tuned
-weights that have grown too careful keep what they learnt and get back what they lost.
+``--blend`` takes the mean of them and of an earlier run's (Wortsman et al. 2022, WiSE-FT):
+fine-tuned weights that have grown too careful get back what they lost, and keep what they learnt.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ RUN = [
     "lhermitte2024-unet",
     "lhermitte2024-resunet:subset",
     "lhermitte2024-nnunet",
+    "embedded",
 ]
 
 
