@@ -288,6 +288,7 @@ def _member(
     finish = (lambda outputs: outputs) if are_logits else (lambda outputs: outputs.softmax(1))
     run = fold_executor(predictor, fold)
     values, unseen = windows.averaged(run, image, seen, cover, finish)
+    run.release()  # 1.2 GB for a window of a whole brain, which other steps of the worker may want
     values[0][unseen] = _SURE if are_logits else 1.0
     return values
 

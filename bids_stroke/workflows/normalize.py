@@ -70,7 +70,7 @@ def init_normalize_wf(
             seed=random_seed,
         ),
         name="normalize",
-        mem_gb=2.5,
+        mem_gb=4.0,
     )
     to_template = pe.Node(
         LesionsToTemplate(

@@ -152,6 +152,16 @@ def test_loads_once_in_a_process(tmp_path: Path) -> None:
     assert predictor.load_cached(path, (), "cpu", "bf16") is not first
 
 
+def test_memory_of_the_windows_goes_back_after_each_fold(tmp_path: Path) -> None:
+    model = predictor.load(descriptor.load(write_model(tmp_path, folds=2)))
+    released: list[str] = []
+    for fold in model.folds:
+        run = predictor.fold_executor(model, fold)
+        model.executors[fold] = replace(run, release=lambda fold=fold: released.append(fold))
+    predictor.predict(model, head(), (1.1, 0.9, 1.6))
+    assert released == list(model.folds)
+
+
 def test_a_changed_model_is_loaded_again(tmp_path: Path) -> None:
     path = write_model(tmp_path)
     first = predictor.load_cached(path, (), "cpu")
