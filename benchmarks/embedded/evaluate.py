@@ -189,6 +189,7 @@ def tables(lesions: pd.DataFrame, cases: pd.DataFrame) -> dict[str, pd.DataFrame
     return {
         "volume": means(one, ["condition", "inputs", "bin"]).join(whole["dice"].mean().round(3)),
         "place": means(clear[clear["condition"] == AS_IS], ["inputs", "place"]),
+        "place_any_size": means(lesions[lesions["condition"] == AS_IS], ["inputs", "place"]),
         "small": means(many, ["condition", "inputs"]),
         "small_plain": means(other, ["condition", "inputs"]),
         "above_0.1_ml": means(lesions[lesions["ml"] >= 0.1], ["condition", "inputs"]),
