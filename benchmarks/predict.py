@@ -107,8 +107,6 @@ def seeded_model(case: Case, folder: Path, marked: float | None = None) -> Path:
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
     assert case.features is not None
-    embedded = data.path("models", "embedded")
-    plans = json.loads((embedded / "plans.json").read_text())
     stages = len(case.features)
     architecture = plain_conv_unet(
         features=case.features,
@@ -117,8 +115,6 @@ def seeded_model(case: Case, folder: Path, marked: float | None = None) -> Path:
         encoder_convs=[2] * stages,
         decoder_convs=[2] * (stages - 1),
     )
-    changes = {"patch_size": [case.patch] * 3, "spacing": [1.0] * 3, "architecture": architecture}
-    plans["configurations"]["3d_fullres"].update(changes)
     torch.manual_seed(0)
     parts = [architecture[k] for k in ("network_class_name", "arch_kwargs", "_kw_requires_import")]
     network = get_network_from_plans(*parts, 2, 2, allow_init=True, deep_supervision=False)
@@ -126,28 +122,43 @@ def seeded_model(case: Case, folder: Path, marked: float | None = None) -> Path:
         torch.nn.init.normal_(layer.weight, std=0.5)
     if marked is not None:
         mark(network, case, marked)
-    model = folder / "embedded"
-    (model / "fold_0").mkdir(parents=True)
-    write_json(model / "plans.json", plans)
-    write_text(model / "dataset.json", (embedded / "dataset.json").read_text())
+    fold = folder / "embedded" / "fold_0"
+    fold.mkdir(parents=True)
     checkpoint = {
         "network_weights": network.state_dict(),
         "init_args": {"configuration": "3d_fullres"},
         "trainer_name": "nnUNetTrainer",
         "inference_allowed_mirroring_axes": (0, 1, 2),
     }
-    torch.save(checkpoint, model / "fold_0" / "checkpoint_final.pth")
-    text = data.path("models", "embedded.toml").read_text().partition("[[files]]")[0]
-    return write_text(folder / "seeded.toml", text)
+    torch.save(checkpoint, fold / "checkpoint_final.pth")
+    patch = [case.patch] * 3
+    changes = {"patch_size": patch, "spacing": [1.0] * 3, "architecture": architecture}
+    return write_model(folder, changes)
+
+
+def model_of(case: Case, folder: Path) -> Path:
+    """Path of the descriptor of a case's model, written to ``folder`` if the package lacks it."""
+    if case.features:
+        return seeded_model(case, folder)
+    if case.windows:
+        return with_windows(case.windows, folder)
+    return data.path("models", "embedded.toml")
 
 
 def with_windows(patch: tuple[int, int, int], folder: Path) -> Path:
     """The embedded model with other windows; the path of its descriptor."""
-    embedded = data.path("models", "embedded")
-    shutil.copytree(embedded, folder / "embedded")
-    plans = json.loads((embedded / "plans.json").read_text())
-    plans["configurations"]["3d_fullres"]["patch_size"] = list(patch)
+    weights = data.path("models", "embedded", "fold_0")
+    shutil.copytree(weights, folder / "embedded" / "fold_0")
+    return write_model(folder, {"patch_size": list(patch)})
+
+
+def write_model(folder: Path, changes: Mapping[str, Any]) -> Path:
+    """All of the embedded model but its weights, with ``changes`` to its plans; its descriptor."""
+    plans = json.loads(data.path("models", "embedded", "plans.json").read_text())
+    plans["configurations"]["3d_fullres"].update(changes)
     write_json(folder / "embedded" / "plans.json", plans)
+    dataset = data.path("models", "embedded", "dataset.json").read_text()
+    write_text(folder / "embedded" / "dataset.json", dataset)
     text = data.path("models", "embedded.toml").read_text().partition("[[files]]")[0]
     return write_text(folder / "embedded.toml", text)
 
@@ -364,11 +375,7 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name, case in cases.items():
-            path = data.path("models", "embedded.toml")
-            if case.windows:
-                path = with_windows(case.windows, Path(folder) / name)
-            if case.features:
-                path = seeded_model(case, Path(folder) / name)
+            path = model_of(case, Path(folder) / name)
             rows = compare(case, path, repeats)
             print(f"\n## {name}\n")
             _print_table(rows)

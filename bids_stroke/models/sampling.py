@@ -24,7 +24,6 @@ from bids_stroke.core.bias import n4
 IGNORE = 2
 VISIBLE = 0.4  # standard deviations of the brain
 THICKEST_MM = 6.0
-N4_SHRINK = 4
 MODALITIES = ("T1w", "FLAIR")
 VOLUMES = ("t1w", "flair", "csf", "gm", "wm", "brain", "ignore", "ventricle")
 Float3D = NDArray[np.float32]
@@ -420,7 +419,7 @@ def finish(
         if name == "FLAIR" and rng.random() < 0.3:
             image = ndimage.shift(image, rng.normal(0, 0.6, 3) / spacing, order=1, mode="nearest")
         if corrected:
-            image = n4(image, mask, np.eye(4), shrink=N4_SHRINK, levels=recipe.n4_levels)
+            image = n4(image, mask, np.eye(4), levels=recipe.n4_levels)
         channels.append(standardise(image, mask, rng))
     return np.stack(channels)
 
