@@ -59,7 +59,12 @@ def build_parser() -> argparse.ArgumentParser:
     named = command("show", _show, "show what a model is, wants and was tested on")
     named.add_argument("model", metavar="MODEL", help="name, folder or descriptor")
     fetch = command("fetch", _fetch, "download a known model; goes on where it was interrupted")
-    fetch.add_argument("model", metavar="MODEL", nargs="+", help="name, as list gives it")
+    fetch.add_argument(
+        "model",
+        metavar="MODEL",
+        nargs="+",
+        help="name, as list gives it, or a descriptor's .toml with addresses",
+    )
     fetch.add_argument("--overwrite", action="store_true", help="replace the one in the store")
     verify = command("verify", _verify, "compare the files of models with their SHA-256")
     verify.add_argument("model", metavar="MODEL", nargs="*", help="default: all installed")

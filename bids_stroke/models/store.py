@@ -188,15 +188,18 @@ def _remove_empty(folder: Path, top: Path) -> None:
 
 
 def fetch(name: str, store: Path, *, overwrite: bool = False, progress: Progress) -> Descriptor:
-    """Download a known model into the store, verify it, and install it.
+    """Download a known model, or that of a descriptor's file, into the store and verify it.
 
     A download that broke off goes on at the next call. Raises InputMissing for a model whose
     address nobody published, and the errors of ``download`` and ``install``.
     """
-    model = next((m for m in descriptor.known() if m.name == name), None)
+    if name.endswith(".toml"):
+        model = descriptor.load(Path(name))
+    else:
+        model = next((m for m in descriptor.known() if m.name == name), None)
     if model is None:
         raise InputMissing(f"There is no model '{name}' to fetch: see bids_stroke-models list.")
-    check_free(name, store, overwrite=overwrite)
+    check_free(model.name, store, overwrite=overwrite)
     return fetch_described(model, store, overwrite=overwrite, progress=progress)
 
 

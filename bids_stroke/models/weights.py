@@ -3,6 +3,7 @@
 import pickle  # nosec B403 # only its reader that is restricted below, and its errors
 import re
 import struct
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -43,7 +44,8 @@ def load_checkpoint(path: Path, key: str = "network_weights") -> dict[str, Any]:
     tensors and plain values.
     """
     try:
-        with torch.serialization.safe_globals(list(_HARMLESS)):
+        with torch.serialization.safe_globals(list(_HARMLESS)), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise InputMissing(f"The weights {path} are not there: install the model again.") from error

@@ -91,6 +91,18 @@ def test_fetching_goes_on_where_it_broke_off(
     assert names(folder) == ["tiny", "tiny.toml"]
 
 
+def test_a_descriptor_of_ones_own_is_fetched(tmp_path: Path, published: Descriptor) -> None:
+    table = (tmp_path / "elsewhere" / "tiny.toml").read_text()
+    for file in published.files:
+        table = table.replace(f'path = "{file.path}"', f'path = "{file.path}"\nurl = "{file.url}"')
+    (tmp_path / "lab.toml").write_text(table)
+    model = store.fetch(str(tmp_path / "lab.toml"), tmp_path / "store", progress=quiet)
+    assert descriptor.is_whole(model) and model.root == tmp_path / "store"
+    assert all(file.url.startswith("http://") for file in model.files)
+    with pytest.raises(InputMissing, match="no model descriptor at"):
+        store.fetch(str(tmp_path / "none.toml"), tmp_path / "store", progress=quiet)
+
+
 def test_files_that_came_whole_are_not_fetched_again(
     tmp_path: Path, published: Descriptor, site: Site
 ) -> None:

@@ -44,6 +44,15 @@ def test_refuses_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not (tmp_path / "hostile-was-here").exists()
 
 
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_bare_pickle_in_place_of_weights_is_refused_in_one_sentence(
+    tmp_path: Path, protocol: int
+) -> None:
+    (tmp_path / "c.pth").write_bytes(pickle.dumps(Hostile(), protocol=protocol))
+    with pytest.raises(UnusableData, match="hold more than tensors|are damaged"):
+        load_checkpoint(tmp_path / "c.pth")
+
+
 def test_refuses_what_is_damaged_missing_or_no_checkpoint(tmp_path: Path) -> None:
     torch.save({"network_weights": TENSORS}, tmp_path / "c.pth")
     whole = (tmp_path / "c.pth").read_bytes()
