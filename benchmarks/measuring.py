@@ -16,6 +16,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from numpy.typing import NDArray
 
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -104,7 +105,11 @@ def finish(result: Mapping[str, Any]) -> None:
 
 def dice(a: Path, b: Path) -> float:
     """Dice of two masks in files."""
-    one, two = (np.asanyarray(nib.load(path).dataobj) > 0 for path in (a, b))
+    return overlap(*(np.asanyarray(nib.load(path).dataobj) > 0 for path in (a, b)))
+
+
+def overlap(one: NDArray[np.bool_], two: NDArray[np.bool_]) -> float:
+    """Dice of two masks; 1 where both are empty."""
     total = int(one.sum() + two.sum())
     return round(2 * int((one & two).sum()) / total, 5) if total else 1.0
 

@@ -30,6 +30,7 @@ from measuring import (
     describe,
     dice,
     finish,
+    overlap,
     print_table,
     run_python,
     taking_turns,
@@ -165,8 +166,9 @@ def compare(
         for name, cost in costs.items()
     ]
     print_table(rows)
-    equal = _agreement(folder, precisions)
+    equal = {**_agreement(folder, precisions), "same_inputs": _same_inputs(folder, model)}
     print(f"\nDice to the tools' mask on the T1w's grid: {equal['dice']}, voxels {equal['voxels']}")
+    print(f"Our network on the images that the tools gave theirs: {equal['same_inputs']}")
     return {"runners": rows, **equal}
 
 
@@ -184,6 +186,28 @@ def _agreement(folder: Path, precisions: Sequence[str]) -> dict[str, Any]:
         nib.save(image, masks[name])
         voxels[name] = int(np.count_nonzero(image.dataobj))
     return {"dice": {p: dice(masks[p], masks[TOOLS]) for p in precisions}, "voxels": voxels}
+
+
+def _same_inputs(folder: Path, model: Path) -> dict[str, float]:
+    """Our prediction from the images that the tools made: what is left is the network's part."""
+    from bids_stroke.models import predictor
+
+    asked, tools = descriptor.load(model), folder / "tools"
+    files = [tools / "network" / f"case_{n:04d}.nii.gz" for n in range(len(asked.channels))]
+    theirs = np.load(tools / "found" / "case.npz")["probabilities"][1].T
+    images = [nib.load(file) for file in files]
+    stock = nib.Nifti1Image(theirs.astype(np.float32), images[0].affine)
+    *arrays, stock = (
+        nib.as_closest_canonical(image).get_fdata(dtype=np.float32) for image in (*images, stock)
+    )
+    spacing = nib.as_closest_canonical(images[0]).header.get_zooms()[:3]
+    channels = dict(zip(asked.channels, arrays, strict=True))
+    found = predictor.predict(predictor.load(asked), channels, spacing)
+    one, other = (probability >= asked.operating_point.threshold for probability in (found, stock))
+    return {
+        "dice": overlap(one, other),
+        "max_abs_difference": float(np.abs(found - stock).max()),
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -59,6 +59,8 @@ def test_ours_and_the_tools_in_sequence_find_the_same_lesions() -> None:
     result = last_line("one_subject")
     assert result["cases"]["one"]["dice"]["fp32"] > 0.85
     assert min(result["cases"]["one"]["voxels"].values()) > 1000
+    same = result["cases"]["one"]["same_inputs"]
+    assert same["dice"] > 0.999 and same["max_abs_difference"] < 5e-3
 
 
 def test_our_registration_is_as_near_the_truth_as_that_of_ants() -> None:

@@ -193,14 +193,16 @@ def fetch(name: str, store: Path, *, overwrite: bool = False, progress: Progress
     A download that broke off goes on at the next call. Raises InputMissing for a model whose
     address nobody published, and the errors of ``download`` and ``install``.
     """
-    if name.endswith(".toml"):
-        model = descriptor.load(Path(name))
-    else:
-        model = next((m for m in descriptor.known() if m.name == name), None)
-    if model is None:
-        raise InputMissing(f"There is no model '{name}' to fetch: see bids_stroke-models list.")
+    model = descriptor.load(Path(name)) if name.endswith(".toml") else _known(name)
     check_free(model.name, store, overwrite=overwrite)
     return fetch_described(model, store, overwrite=overwrite, progress=progress)
+
+
+def _known(name: str) -> Descriptor:
+    for model in descriptor.known():
+        if model.name == name:
+            return model
+    raise InputMissing(f"There is no model '{name}' to fetch: see bids_stroke-models list.")
 
 
 def fetch_described(
