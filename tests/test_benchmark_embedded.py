@@ -1,19 +1,24 @@
 """What the embedded model is trained and measured with: grids, lesion shapes, figures."""
 
+import gzip
 import importlib
 import itertools
+import json
+import tarfile
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import ants
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from bids_stroke.core.geometry import Grid, voxel_volume_mm3
 from tests.programs import imported
@@ -165,3 +170,106 @@ def test_finer_levels_of_n4_take_more_of_a_lesion(prepare: Any, tmp_path: Path) 
     assert kept[2] > 0.9
     assert kept[4] < kept[3] < kept[2]
     assert (table["uneven"] < 0.06).all()
+
+
+def marked_at(image: nib.Nifti1Image) -> np.ndarray:
+    """Where the only bright voxel lies, in mm."""
+    (voxel,) = np.argwhere(np.asarray(image.dataobj) > 0)
+    return nib.affines.apply_affine(image.affine, voxel)
+
+
+def test_a_scan_of_brainbrowser_keeps_its_axes(prepare: Any, tmp_path: Path) -> None:
+    viewers = importlib.import_module("viewers")
+    turn = Rotation.from_euler("xyz", [4, -3, 5], degrees=True).as_matrix()
+    steps, sizes = {"xspace": -1.0, "yspace": -2.0, "zspace": 1.5}, (5, 6, 7)
+    affine = nib.affines.from_matvec(turn * list(steps.values()), [3.0, -4.0, 8.0])
+    voxel = (4, 1, 2)
+    header: dict[str, Any] = {"order": ["xspace", "zspace", "yspace"]}
+    starts = turn.T @ affine[:3, 3]
+    for number, (axis, step) in enumerate(steps.items()):
+        cosines = turn[:, number].tolist()
+        header[axis] = {"start": starts[number], "step": step, "direction_cosines": cosines}
+        header[axis]["space_length"] = sizes[number]
+    values = np.zeros(sizes, np.uint8)
+    values[voxel] = 200
+    (tmp_path / "header.gz").write_bytes(gzip.compress(json.dumps(header).encode()))
+    (tmp_path / "raw.gz").write_bytes(gzip.compress(values.transpose(0, 2, 1).tobytes()))
+    image = viewers.read_minc(tmp_path / "header.gz", tmp_path / "raw.gz")
+    assert image.shape == sizes
+    np.testing.assert_allclose(image.affine, affine, atol=1e-9)
+    expected = nib.affines.apply_affine(affine, voxel)
+    np.testing.assert_allclose(marked_at(image), expected, atol=1e-9)
+
+
+def test_a_scan_that_itk_reads_keeps_its_axes(prepare: Any, tmp_path: Path) -> None:
+    viewers = importlib.import_module("viewers")
+    values = np.zeros((6, 7, 8), np.float32)
+    values[4, 2, 5] = 1
+    affine = nib.affines.from_matvec(np.diag([-1.0, 2.0, 1.5]), [30.0, -40.0, 5.0])
+    nib.save(nib.Nifti1Image(values, affine), tmp_path / "a.nii.gz")
+    ants.image_write(ants.image_read(str(tmp_path / "a.nii.gz")), str(tmp_path / "a.nrrd"))
+    image = viewers.read_nrrd(tmp_path / "a.nrrd")
+    np.testing.assert_allclose(image.affine, affine, atol=1e-5)
+    np.testing.assert_allclose(marked_at(image), [26, -36, 12.5], atol=1e-5)
+
+
+def test_a_head_that_looks_down_is_raised(prepare: Any, tmp_path: Path) -> None:
+    viewers = importlib.import_module("viewers")
+    values = np.zeros((8, 9, 10), np.uint8)
+    values[3, 7, 1] = 1  # by its header in front and low; in truth high and in front
+    nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / "a.nii.gz")
+    image = viewers.read_turned(tmp_path / "a.nii.gz")
+    assert nib.aff2axcodes(image.affine) == ("R", "A", "S")
+    assert np.argwhere(np.asarray(image.dataobj)).tolist() == [[3, 8, 7]]
+
+
+def test_a_file_of_a_package_that_changed_is_refused(
+    prepare: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    viewers = importlib.import_module("viewers")
+
+    def pack(command: list[str], *, cwd: Path, **more: Any) -> SimpleNamespace:
+        with tarfile.open(cwd / "p.tgz", "w:gz") as archive:
+            (cwd / "content").write_bytes(b"other")
+            archive.add(cwd / "content", f"package/{viewers.SOURCES['medimg'].files[0]}")
+        return SimpleNamespace(stdout=b"p.tgz\n")
+
+    monkeypatch.setattr(viewers.subprocess, "run", pack)
+    with pytest.raises(ValueError, match=r"t1\.nrrd of med-img-reader@1\.3\.0 is another"):
+        viewers.fetch("medimg", tmp_path)
+
+
+@pytest.mark.parametrize("modalities", [("T1w",), ("T1w", "FLAIR")])
+def test_lesions_are_put_into_the_images_that_there_are(
+    prepare: Any, modalities: tuple[str, ...]
+) -> None:
+    insert = importlib.import_module("insert")
+    case = made_case(0)
+    images = {name: case[name] for name in modalities}
+    soft = np.zeros(case["brain"].shape, np.float32)
+    soft[20:26, 20:26, 20:26] = 1
+    lesion = insert.Lesion(soft, "chronic", "white matter")
+    for paint in insert.PAINTERS.values():
+        found = paint(images, lesion, case["brain"], np.random.default_rng(2))
+        assert set(found) == set(modalities)
+        for name, image in found.items():
+            np.testing.assert_array_equal(image[soft == 0], images[name][soft == 0])
+            assert np.abs(image - images[name])[soft > 0].mean() > 0.05
+
+
+def test_a_case_is_scored_on_the_images_that_it_has(
+    evaluate: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = made_case(18.0)
+    del case["FLAIR"]
+    np.savez(tmp_path / "head_001.npz", **case, places=["white matter"])
+
+    def seen(predictor: Any, case: Any, inputs: Any, condition: str) -> np.ndarray:
+        assert inputs == ("T1w",)
+        return (case["truth"] > 0).astype(np.float32)
+
+    monkeypatch.setattr(evaluate, "probability", seen)
+    files = [tmp_path / "head_001.npz"]
+    lesions, cases = evaluate.evaluate(None, files, [(0.5, 10.0)], [evaluate.AS_IS])
+    assert cases["inputs"].tolist() == ["T1w"]
+    assert lesions["dice_near"].tolist() == [1.0]

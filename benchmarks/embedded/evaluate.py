@@ -1,8 +1,9 @@
 """Score the embedded model on the cases that insert.py wrote.
 
 ``tune`` prints a table of operating points; ``report`` scores at the descriptor's, and prints what
-the descriptor is to say. The scans hold MS lesions of their own, which nobody labelled: what is
-found of them counts as false.
+the descriptor is to say; ``tune-t1w`` and ``report-t1w`` likewise on heads with a T1w alone. The
+scans with FLAIR hold MS lesions of their own, which nobody labelled: what is found of them counts
+as false.
 """
 
 from __future__ import annotations
@@ -139,6 +140,9 @@ def evaluate(
     """Rows of lesions and of cases, for each condition, set of inputs and operating point."""
     lesions, cases = [], []
     for file, condition, inputs in itertools.product(files, conditions, INPUTS):
+        with np.load(file) as arrays:
+            if not set(inputs) <= set(arrays):
+                continue
         if condition != AS_IS and (inputs == ("T1w",) or "ses-02" in file.name):
             continue  # the slices of FLAIR don't touch it; one session is enough to see a loss
         with np.load(file) as arrays:
@@ -202,8 +206,9 @@ def as_descriptor(found: dict[str, pd.DataFrame]) -> str:
     """The tables of a report on the scans as they are, as ``[evaluation.*]`` of a descriptor."""
     reported = [name for name in BINS if name != "<0.1"]
     volumes = found["volume"].loc[AS_IS]
-    lines = [f"n = {volumes.loc['+'.join(INPUTS[0])].loc[reported, 'n'].tolist()}"]
-    for inputs in map("+".join, INPUTS):
+    scored = [i for i in map("+".join, INPUTS) if i in volumes.index]
+    lines = [f"n = {volumes.loc[scored[0]].loc[reported, 'n'].tolist()}"]
+    for inputs in scored:
         volume = volumes.loc[inputs].loc[reported]
         free = found["false_ml"].loc[AS_IS, inputs]
         values: dict[str, object] = {
@@ -233,7 +238,7 @@ def operating_points(lesions: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("split", choices=("tune", "report"))
+    parser.add_argument("split", choices=("tune", "report", "tune-t1w", "report-t1w"))
     parser.add_argument("run", type=Path, help="folder with the cases in run/<split>")
     parser.add_argument("--model", type=Path, default=data.path("models", "embedded.toml"))
     parser.add_argument("--conditions", nargs="+", choices=CONDITIONS, default=list(CONDITIONS))
@@ -242,14 +247,14 @@ def main() -> None:
     model = descriptors.load(args.model)
     point = model.operating_point
     points, conditions = [(point.threshold, point.min_volume_mm3)], args.conditions
-    if args.split == "tune":
+    if args.split.startswith("tune"):
         points, conditions = list(itertools.product(THRESHOLDS, VOLUMES_MM3)), [AS_IS]
     files = sorted((args.run / args.split).glob("*.npz"))
     lesions, cases = evaluate(load(model), files, points, conditions)
     lesions.to_csv(args.run / f"{args.split}_lesions.tsv", sep="\t", index=False)
     cases.to_csv(args.run / f"{args.split}_cases.tsv", sep="\t", index=False)
     found = {"points": operating_points(lesions, cases)}
-    found = tables(lesions, cases) if args.split == "report" else found
+    found = tables(lesions, cases) if args.split.startswith("report") else found
     for name, table in found.items():
         print(f"\n{name}\n{table.to_string()}")
     if args.split == "report":

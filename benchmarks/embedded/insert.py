@@ -1,9 +1,10 @@
 """Put real lesion shapes into real scans: the cases on which evaluate.py scores the model.
 
 ``tune`` takes scans that were also trained on (patient26, sub-04) with shapes of the tune split,
-``report`` both sessions of sub-01 with shapes of the report split: no training saw either. Each
-split holds one lesion at a time (at its own place, by volume, with more of the largest), and twelve
-small ones at a time (30 to 1,500 mm3, anywhere), 36 a scan; those of ``report`` twice, by the
+``report`` both sessions of sub-01 with shapes of the report split: no training saw either. Healthy
+heads with a T1w alone (viewers.py) do the same in ``tune-t1w`` and ``report-t1w``. Each
+holds one lesion at a time (at its own place, by volume, with more of the largest), and twelve
+small ones at a time (30 to 1,500 mm3, anywhere), 36 a scan; those of the reports twice, by the
 painter of the training (``m``) and by a plain one that no training used (``p``). Lesions are
 painted into scans without their bias field, which is laid over them afterwards: N4 has to find it
 with the lesion in the way.
@@ -18,8 +19,9 @@ from pathlib import Path
 import ants
 import nibabel as nib
 import numpy as np
+import viewers
 from numpy.typing import NDArray
-from prepare import as_ants, load_grid, template_maps, tissues_of
+from prepare import as_ants, brain_of, load_grid, template_maps, tissues_of
 from scipy import ndimage
 
 from bids_stroke.core import synthesis
@@ -29,13 +31,18 @@ from bids_stroke.models.atlases import gather
 from bids_stroke.models.sampling import MODALITIES, Shape, load_shapes, open_fluid
 
 BINS_ML = ((0.05, 1.0), (1.0, 10.0), (10.0, 200.0), (50.0, 200.0))
-SCANS = {"tune": ("patient26", "sub-04_ses-01"), "report": ("sub-01_ses-01", "sub-01_ses-02")}
+SCANS = {
+    "tune": ("patient26", "sub-04_ses-01"),
+    "report": ("sub-01_ses-01", "sub-01_ses-02"),
+    "tune-t1w": viewers.TRAINING,
+    "report-t1w": viewers.REPORT,
+}
 SMALL_ML = (0.03, 1.5)
 MANY, EACH, APART_VOXELS = 3, 12, 4.0
 PLACES = ("cortex", "white matter", "deep grey matter", "cerebellum and brainstem")
 PARTS = (("cerebral cortex",), ("white matter",), ("deep grey",), ("cerebellum", "brainstem"))
 Volume = NDArray[np.float32]
-Pair = tuple[ants.ANTsImage, ants.ANTsImage]
+Images = dict[str, ants.ANTsImage]
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ class Lesion:
 
 @dataclass(frozen=True)
 class Scan:
-    """T1w and FLAIR, brain only, on the T1w's grid in RAS, and the way from the template.
+    """T1w and mostly FLAIR, brain only, on the T1w's grid in RAS; the way from the template.
 
     ``images`` have no bias field; ``bias`` is what the scanner multiplies them by.
     """
@@ -70,7 +77,9 @@ class Scan:
 
 
 def source(name: str, shared: Path) -> Path:
-    """The T1w file of a scan."""
+    """The T1w file of a scan; ``shared`` is the folder of viewers.py for the scans of that."""
+    if name in viewers.SOURCES:
+        return shared / f"{name}_T1w.nii.gz"
     if name == "patient26":
         return shared / "ms_mni" / "patient26_T1w.nii.gz"
     subject, session = name.split("_")
@@ -78,43 +87,60 @@ def source(name: str, shared: Path) -> Path:
 
 
 def read_scan(name: str, grid: Grid, shared: Path, work: Path) -> Scan:
-    """Load one scan: the publisher's brain masks and rigid transform, or patient26 as it is."""
+    """One scan: the publisher's brain masks and transform, deepbet's, or patient26 as it is."""
     file = source(name, shared)
     stem = file.with_name(file.name.removesuffix("_T1w.nii.gz"))
     if name == "patient26":
-        t1w, flair = (ants.image_read(f"{stem}_{m}.nii.gz") for m in MODALITIES)
-        bias = [image.new_image_like(np.ones(image.shape)) for image in (t1w, flair)]
+        images = {m: ants.image_read(f"{stem}_{m}.nii.gz") for m in MODALITIES}
+        bias = {m: image.new_image_like(np.ones(image.shape)) for m, image in images.items()}
+    elif name in viewers.SOURCES:
+        images, bias = read_t1w(file)
     else:
-        (t1w, flair), bias = read_raw(stem, shared / "ms_raw_reference" / name, work)
+        images, bias = read_raw(stem, shared / "ms_raw_reference" / name, work)
+    t1w = images["T1w"]
     template, prefix = as_ants(template_maps(grid)["t1"], grid), str(work / f"{name}_")
     way = ants.registration(t1w, template, "Affine", outprefix=prefix)["fwdtransforms"]
     affine = nib.load(file).affine
     arrays, fields = {}, {}
-    for modality, image, field in zip(MODALITIES, (t1w, flair), bias, strict=True):
+    for modality, image in images.items():
         arrays[modality], canonical = to_ras(image.numpy(), affine)
-        fields[modality], _ = to_ras(field.numpy(), affine)
-    brain = np.logical_and(*[np.abs(image) > 1e-3 for image in arrays.values()])
+        fields[modality], _ = to_ras(bias[modality].numpy(), affine)
+    brain = np.logical_and.reduce([np.abs(image) > 1e-3 for image in arrays.values()])
     brain = ndimage.binary_fill_holes(ndimage.binary_opening(brain))
     tissue = brain & ~open_fluid(tissues_of(arrays["T1w"], brain)["csf"])
     return Scan(name, arrays, fields, brain, canonical, file, t1w, way, tissue)
 
 
-def read_raw(stem: Path, reference: Path, work: Path) -> tuple[Pair, Pair]:
+def split_bias(image: ants.ANTsImage, mask: ants.ANTsImage) -> tuple[ants.ANTsImage, ...]:
+    """A brain without its bias field, and the field."""
+    field = ants.n4_bias_field_correction(image, mask=mask, shrink_factor=4, return_bias_field=True)
+    return image / field * mask, field
+
+
+def read_t1w(file: Path) -> tuple[Images, Images]:
+    """The brain of a T1w without its bias field, and the field."""
+    canonical = nib.as_closest_canonical(nib.load(file))
+    inside = brain_of(np.asarray(canonical.dataobj, np.float32), canonical.affine)
+    mask = ants.from_nibabel_nifti(nib.Nifti1Image(inside.astype(np.float32), canonical.affine))
+    image = ants.image_read(str(file))
+    mask = ants.resample_image_to_target(mask, image, interp_type="nearestNeighbor")
+    brain, field = split_bias(image, mask)
+    return {"T1w": brain}, {"T1w": field}
+
+
+def read_raw(stem: Path, reference: Path, work: Path) -> tuple[Images, Images]:
     """Brains without their bias fields, and the fields; FLAIR's brought to the T1w's grid."""
     images, bias = {}, {}
     for modality in MODALITIES:
         image = ants.image_read(f"{stem}_{modality}.nii.gz")
         mask = ants.image_read(f"{reference}_space-{modality}_desc-brain_mask.nii.gz")
-        mask = ants.copy_image_info(image, mask)
-        bias[modality] = ants.n4_bias_field_correction(
-            image, mask=mask, shrink_factor=4, return_bias_field=True
-        )
-        images[modality] = image / bias[modality] * mask
+        images[modality], bias[modality] = split_bias(image, ants.copy_image_info(image, mask))
     to_t1w = str(work / f"{stem.name}_flair_to_t1w.mat")
     rigid = ants.read_transform(f"{reference}_from-T1w_to-FLAIR_mode-image_xfm.txt")
     ants.write_transform(rigid.invert(), to_t1w)
-    moved = [ants.apply_transforms(images["T1w"], i["FLAIR"], [to_t1w]) for i in (images, bias)]
-    return (images["T1w"], moved[0]), (bias["T1w"], moved[1])
+    for found in (images, bias):
+        found["FLAIR"] = ants.apply_transforms(images["T1w"], found["FLAIR"], [to_t1w])
+    return images, bias
 
 
 def to_ras(volume: Volume, affine: NDArray[np.float64]) -> tuple[Volume, NDArray[np.float64]]:
@@ -199,16 +225,14 @@ def plain(
 ) -> dict[str, Volume]:
     """The images with a lesion of one even level: FLAIR bright; T1w between dark and ordinary."""
     low, middle = np.percentile(images["T1w"][brain], [5, 50])
-    levels = {
-        "T1w": rng.uniform(low, (low + middle) / 2),
-        "FLAIR": np.percentile(images["FLAIR"][brain], 98) * rng.uniform(1.1, 1.5),
-    }
+    levels = {"T1w": rng.uniform(low, (low + middle) / 2)}
+    if "FLAIR" in images:
+        levels["FLAIR"] = np.percentile(images["FLAIR"][brain], 98) * rng.uniform(1.1, 1.5)
     soft = lesion.soft
     return {name: image + soft * (levels[name] - image) for name, image in images.items()}
 
 
 PAINTERS = {"m": as_trained, "p": plain}
-LOOKS = {"tune": "m", "report": "mp"}
 
 
 def painted(
@@ -263,20 +287,24 @@ def insert_many(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("split", choices=tuple(SCANS))
-    parser.add_argument("shared", type=Path, help="folder of the shared data")
+    parser.add_argument(
+        "shared", type=Path, help="folder of the shared data, or that of viewers.py"
+    )
     parser.add_argument("run", type=Path, help="folder with lesions.npz; cases go to run/<split>")
     parser.add_argument("--count", type=int, default=4, help="shapes of each bin and scan")
     args = parser.parse_args()
     out = args.run / args.split
     out.mkdir(parents=True, exist_ok=True)
     ants.config.set_ants_deterministic(on=True, seed_value=1)
-    shapes = load_shapes(args.run / "lesions.npz", args.split)
+    kind = args.split.split("-")[0]
+    shapes = load_shapes(args.run / "lesions.npz", kind)
     tissue, grid = gather({}).tissue, load_grid(args.run)
     for number, name in enumerate(SCANS[args.split]):
+        number += 10 * args.split.endswith("-t1w")  # other shapes than those of tune and report
         picked = chosen(shapes, args.count, np.random.default_rng([3, number]))
         scan = read_scan(name, grid, args.shared, args.run)
         insert_one(scan, picked, grid, tissue, out, seed=4 + number)
-        looks = LOOKS[args.split]
+        looks = "mp" if kind == "report" else "m"
         insert_many(scan, shapes, grid, tissue, out, seed=4 + number, looks=looks)
         print(name, len(list(out.glob(f"{name}_*.npz"))), "cases", flush=True)
 

@@ -14,13 +14,16 @@ import ants
 import nibabel as nib
 import nilearn.datasets
 import numpy as np
+import viewers
 from nibabel.processing import resample_from_to
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.special import expit
 from skimage.filters import threshold_otsu
 
+from bids_stroke.core.brain import looks_skull_stripped, nonzero_mask
 from bids_stroke.core.geometry import Grid, voxel_volume_mm3
+from bids_stroke.models.brain import Options, extract
 
 FIRST_MM = (-90.0, -126.0, -72.0)  # centre of the first voxel
 EXTENT_MM = (180.0, 217.5, 180.0)  # from there to the centre of the last
@@ -175,12 +178,57 @@ def prepare_ms_raw(out: Path, grid: Grid, shared: Path, near: Volume, template: 
     save(out, grid, "sub-04", t1w, flair, tissues, brain, ignore, near)
 
 
-def prepare_colin(out: Path, grid: Grid, folder: Path, near: Volume) -> None:
-    """Colin27, one man scanned 27 times, skull-stripped on the MNI grid; it has no FLAIR."""
-    t1w = to_grid(nib.load(folder / "ch2bet.nii.gz"), grid)
-    brain = ndimage.binary_fill_holes(ndimage.binary_opening(t1w > 5))
-    nothing, tissues = np.zeros(grid.shape, bool), tissues_of(t1w, brain)
-    save(out, grid, "colin", zscore(t1w, brain), None, tissues, brain, nothing, near)
+def tissues_by_priors(
+    t1w: Volume, brain: NDArray[np.bool_], maps: dict[str, Volume], grid: Grid
+) -> dict[str, Volume]:
+    """CSF, GM and WM shares by Atropos, begun by the template's; for scans of some 1 mm."""
+    priors = [np.clip(1 - maps["gm"] - maps["wm"], 0, 1), maps["gm"], maps["wm"]]
+    floored = [np.where(brain, prior + 0.05, 0) for prior in priors]
+    total = np.maximum(sum(floored), 1e-6)
+    found = ants.atropos(
+        as_ants(np.where(brain, t1w, 0), grid),
+        as_ants(brain.astype(np.float32), grid),
+        i=[as_ants((prior / total).astype(np.float32), grid) for prior in floored],
+        m="[0.1,1x1x1]",
+        c="[10,0.0001]",
+        priorweight=0.1,
+    )["probabilityimages"]
+    shares = sorted(
+        (image.numpy() for image in found), key=lambda share: np.average(t1w, weights=share + 1e-9)
+    )
+    return dict(zip(("csf", "gm", "wm"), shares, strict=True))
+
+
+def brain_of(head: Volume, affine: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """The brain of a T1w in RAS order by deepbet; what is not 0 where the skull is gone already."""
+    if looks_skull_stripped(head, affine):
+        return nonzero_mask(head)
+    spacing = tuple(float(side) for side in nib.affines.voxel_sizes(affine))
+    return extract("deepbet", head, spacing, Options()) > 0
+
+
+def prepare_t1w(
+    name: str, path: Path, out: Path, grid: Grid, near: Volume, maps: dict[str, Volume]
+) -> None:
+    """A T1w without a FLAIR: its brain, N4, an affine to the template, its tissues."""
+    canonical = nib.as_closest_canonical(nib.load(path))
+    head = np.asarray(canonical.dataobj, np.float32)
+    inside = brain_of(head, canonical.affine).astype(np.float32)
+    image, mask = (
+        ants.from_nibabel_nifti(nib.Nifti1Image(volume, canonical.affine))
+        for volume in (head, inside)
+    )
+    flat = ants.n4_bias_field_correction(image, mask=mask, shrink_factor=4) * mask
+    fixed, prefix = as_ants(maps["t1"], grid), str(out / f"{name}_")
+    way = ants.registration(fixed, flat, "Affine", outprefix=prefix, random_seed=1)
+    moved, within = (
+        ants.apply_transforms(fixed, volume, way["fwdtransforms"]).numpy()
+        for volume in (flat, mask)
+    )
+    brain = within > 0.5
+    tissues = tissues_by_priors(moved, brain, maps, grid)
+    nothing = np.zeros(grid.shape, bool)
+    save(out, grid, name, zscore(moved, brain), None, tissues, brain, nothing, near)
 
 
 def save(
@@ -267,7 +315,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("shared", type=Path, help="folder of the shared data")
     parser.add_argument("out", type=Path, help="folder for the prepared arrays")
-    parser.add_argument("--colin", type=Path, help="Debian's mricron-data: folder of ch2bet.nii.gz")
+    parser.add_argument("--colin", type=Path, help="Debian's mricron-data: folder of ch2.nii.gz")
+    parser.add_argument("--viewers", type=Path, help="folder of viewers.py: more real T1w scans")
     parser.add_argument("--spacing", type=float, default=1.0, help="side of a voxel in mm")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -277,8 +326,11 @@ def main() -> None:
     near = np.load(args.out / "anatomy_template.npz")["ventricle"].astype(np.float32)
     prepare_ms_mni(args.out, grid, args.shared, near)
     prepare_ms_raw(args.out, grid, args.shared, near, maps["t1"])
-    if args.colin:
-        prepare_colin(args.out, grid, args.colin, near)
+    scans = {"colin": args.colin / "ch2.nii.gz"} if args.colin else {}
+    if args.viewers:
+        scans |= {name: args.viewers / f"{name}_T1w.nii.gz" for name in viewers.TRAINING}
+    for name, path in scans.items():
+        prepare_t1w(name, path, args.out, grid, near, maps)
     prepare_lesions(args.out, grid, args.shared)
 
 

@@ -131,14 +131,14 @@ class Sampler:
 
     def sample(self, rng: np.random.Generator) -> tuple[Float3D, NDArray[np.int8]]:
         """Draw (image [2, z, y, x] float32, label [z, y, x] of 0, 1 and IGNORE)."""
-        anatomy = self.anatomies[int(rng.integers(len(self.anatomies)))]
+        channels = self._channels(rng)
+        anatomy = self._anatomy(channels, rng)
         lesions = self._lesions(anatomy, rng)
         points = self._points(anatomy, lesions, rng)
         patches = dict(zip(VOLUMES, pull(anatomy.volumes, points), strict=True))
         brain = patches["brain"] > 0.5
         tissue = brain & ~open_fluid(patches["csf"])
         soft = [np.clip(pulled(lesion, points), 0, 1) * tissue for lesion in lesions]
-        channels = self._channels(rng)
         healthy = self._images(anatomy, patches, rng)
         if rng.random() < self.recipe.white_matter_disease:
             healthy = white_matter_disease(healthy, patches, rng)
@@ -156,6 +156,12 @@ class Sampler:
         if draw < 0:
             return MODALITIES
         return ("T1w",) if draw < self.recipe.t1w_only else ("FLAIR",)
+
+    def _anatomy(self, channels: tuple[str, ...], rng: np.random.Generator) -> Anatomy:
+        """Any anatomy; one that has a FLAIR of its own twice as often where a FLAIR is seen."""
+        twice = [a for a in self.anatomies if a.has_flair and "FLAIR" in channels]
+        candidates = [*self.anatomies, *twice]
+        return candidates[int(rng.integers(len(candidates)))]
 
     def _lesions(self, anatomy: Anatomy, rng: np.random.Generator) -> list[Placed]:
         """No lesion, some small ones beside each other, or one to three of any size."""
@@ -267,7 +273,7 @@ class Sampler:
         """
         for lesion in lesions:
             ml = lesion.sum() * self.recipe.spacing**3 / 1000
-            chronic = 0.25 if ml < 0.5 else 0.8 if channels == ("T1w",) else 0.5
+            chronic = 0.25 if ml < 0.5 else 0.65 if channels == ("T1w",) else 0.5
             stage: synthesis.Stage = "chronic" if rng.random() < chronic else "subacute"
             strength = rng.uniform(0.6 if channels == ("T1w",) or ml < 0.5 else 0.35, 1.0)
             shown = images

@@ -79,6 +79,15 @@ def test_samples_are_standardised_and_repeatable(sampler):
     assert seen == {(True, True), (True, False), (False, True)}
 
 
+def test_a_flair_is_mostly_a_real_one(sampler):
+    (own,) = sampler.anatomies
+    drawn = sampling.Sampler([own, replace(own, has_flair=False)], [], sampler.recipe)
+    for channels, share in ((("T1w",), 1 / 2), (("FLAIR",), 2 / 3), (("T1w", "FLAIR"), 2 / 3)):
+        rng = np.random.default_rng(3)
+        real = [drawn._anatomy(channels, rng).has_flair for _ in range(600)]
+        assert np.mean(real) == pytest.approx(share, abs=0.06)
+
+
 def test_most_samples_hold_a_lesion_and_some_none(sampler):
     hold = [(sampler.sample(np.random.default_rng(s))[1] == 1).any() for s in range(30)]
     assert 0.5 < np.mean(hold) < 1
