@@ -1,6 +1,6 @@
 """Write a run's averaged weights as the package's embedded model, and its files' checksums.
 
-``--blend`` takes the mean of them and of an earlier run's (Wortsman et al. 2022, WiSE-FT):
+``--blend`` takes the mean of them and of earlier ones (Wortsman et al. 2022, WiSE-FT):
 fine-tuned weights that have grown too careful get back what they lost, and keep what they learnt.
 """
 
@@ -10,7 +10,6 @@ import argparse
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from make import network_of
@@ -18,7 +17,7 @@ from make import network_of
 from bids_stroke import data
 from bids_stroke.core.files import sha256, write_text
 from bids_stroke.models.recipe import load
-from bids_stroke.models.training import export
+from bids_stroke.models.training import export, final_weights
 
 _FILES = re.compile(r"(\[\[files\]\]\n(?:[^\[\n][^\n]*\n)+\n?)+")
 
@@ -32,18 +31,13 @@ def files_table(files: list[Path], root: Path) -> str:
     )
 
 
-def checkpoint(run: Path) -> dict[str, Any]:
-    """What a run keeps: its averaged weights are ``average``."""
-    return dict(torch.load(run / "checkpoint.pth", map_location="cpu", weights_only=True))
-
-
 def blended(
     weights: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor], share: float
 ) -> dict[str, torch.Tensor]:
     """``share`` of the weights and the rest of the other ones; names of one tensor stay so."""
     means: dict[int, torch.Tensor] = {}
     for name, tensor in weights.items():
-        means.setdefault(tensor.data_ptr(), torch.lerp(other[name], tensor, share))
+        means.setdefault(tensor.data_ptr(), torch.lerp(other[name].to(tensor), tensor, share))
     return {name: means[tensor.data_ptr()] for name, tensor in weights.items()}
 
 
@@ -52,21 +46,22 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="folder of the training run")
     parser.add_argument("--recipe", type=Path, default=data.path("recipes", "embedded.toml"))
     parser.add_argument("--models", type=Path, default=data.path("models"))
-    parser.add_argument("--blend", type=Path, metavar="RUN", help="an earlier run to blend with")
+    parser.add_argument("--blend", type=Path, help="checkpoint of an earlier run or of a model")
     parser.add_argument("--share", type=float, default=0.5, help="share of the run when blended")
     args = parser.parse_args()
     recipe = load(args.recipe)
     recipe = recipe.of_stage(recipe.stages[-1])
-    state = checkpoint(args.run)
-    weights = state["average"]
+    file = args.run / "checkpoint.pth"
+    iteration = torch.load(file, map_location="cpu", weights_only=True)["iteration"]
+    weights = final_weights(file)
     if args.blend:
-        weights = blended(weights, checkpoint(args.blend)["average"], args.share)
+        weights = blended(weights, final_weights(args.blend), args.share)
     files = export(
         args.models / "embedded",
         network_of(recipe),
         weights,
         name="Dataset001_EmbeddedStroke",
-        samples=state["iteration"] * (recipe.plan.batch_size or 2),
+        samples=iteration * (recipe.plan.batch_size or 2),
     )
     descriptor = args.models / "embedded.toml"
     text = descriptor.read_text(encoding="utf-8")
@@ -74,7 +69,7 @@ def main() -> None:
     if count != 1:
         raise SystemExit(f"{descriptor} has no [[files]] tables to renew.")
     write_text(descriptor, new)
-    print(f"iteration {state['iteration']}, {files[0].stat().st_size / 1e6:.2f} MB")
+    print(f"iteration {iteration}, {files[0].stat().st_size / 1e6:.2f} MB")
 
 
 if __name__ == "__main__":

@@ -274,12 +274,8 @@ class Trainer:
             torch.save(state, temporary)
 
     def begin_from(self, checkpoint: Path) -> None:
-        """Start with the averaged weights of another run of the same network, at any spacing.
-
-        ``checkpoint`` is a run's ``checkpoint.pth`` or the file that ``export`` wrote.
-        """
-        state = torch.load(checkpoint, weights_only=True)
-        weights = state["average"] if "average" in state else state["network_weights"]
+        """Start with ``final_weights`` of another run of the same network, at any spacing."""
+        weights = final_weights(checkpoint)
         self.model.load_state_dict(weights)
         self.average.load_state_dict(weights)
 
@@ -290,6 +286,12 @@ class Trainer:
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.iteration, self.elapsed = state["iteration"], state["elapsed"]
+
+
+def final_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """The averaged weights in a run's ``checkpoint.pth``, or those that ``export`` wrote."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    return dict(state["average"] if "average" in state else state["network_weights"])
 
 
 def half_weights(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
