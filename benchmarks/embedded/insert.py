@@ -31,18 +31,30 @@ from bids_stroke.models.atlases import gather
 from bids_stroke.models.sampling import MODALITIES, Shape, load_shapes, open_fluid
 
 BINS_ML = ((0.05, 1.0), (1.0, 10.0), (10.0, 200.0), (50.0, 200.0))
-SCANS = {
-    "tune": ("patient26", "sub-04_ses-01"),
-    "report": ("sub-01_ses-01", "sub-01_ses-02"),
-    "tune-t1w": viewers.TRAINING,
-    "report-t1w": viewers.REPORT,
-}
 SMALL_ML = (0.03, 1.5)
 MANY, EACH, APART_VOXELS = 3, 12, 4.0
 PLACES = ("cortex", "white matter", "deep grey matter", "cerebellum and brainstem")
 PARTS = (("cerebral cortex",), ("white matter",), ("deep grey",), ("cerebellum", "brainstem"))
 Volume = NDArray[np.float32]
 Images = dict[str, ants.ANTsImage]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Its scans, the lesion shapes that are put into them, their looks (PAINTERS), a seed."""
+
+    scans: tuple[str, ...]
+    shapes: str
+    looks: str
+    seed: int
+
+
+SPLITS = {
+    "tune": Split(("patient26", "sub-04_ses-01"), "tune", "m", 0),
+    "report": Split(("sub-01_ses-01", "sub-01_ses-02"), "report", "mp", 0),
+    "tune-t1w": Split(viewers.TRAINING, "tune", "m", 10),
+    "report-t1w": Split(viewers.REPORT, "report", "mp", 10),
+}
 
 
 @dataclass(frozen=True)
@@ -286,7 +298,7 @@ def insert_many(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("split", choices=tuple(SCANS))
+    parser.add_argument("split", choices=tuple(SPLITS))
     parser.add_argument(
         "shared", type=Path, help="folder of the shared data, or that of viewers.py"
     )
@@ -296,16 +308,13 @@ def main() -> None:
     out = args.run / args.split
     out.mkdir(parents=True, exist_ok=True)
     ants.config.set_ants_deterministic(on=True, seed_value=1)
-    kind = args.split.split("-")[0]
-    shapes = load_shapes(args.run / "lesions.npz", kind)
-    tissue, grid = gather({}).tissue, load_grid(args.run)
-    for number, name in enumerate(SCANS[args.split]):
-        number += 10 * args.split.endswith("-t1w")  # other shapes than those of tune and report
+    split, tissue, grid = SPLITS[args.split], gather({}).tissue, load_grid(args.run)
+    shapes = load_shapes(args.run / "lesions.npz", split.shapes)
+    for number, name in enumerate(split.scans, start=split.seed):
         picked = chosen(shapes, args.count, np.random.default_rng([3, number]))
         scan = read_scan(name, grid, args.shared, args.run)
         insert_one(scan, picked, grid, tissue, out, seed=4 + number)
-        looks = "mp" if kind == "report" else "m"
-        insert_many(scan, shapes, grid, tissue, out, seed=4 + number, looks=looks)
+        insert_many(scan, shapes, grid, tissue, out, seed=4 + number, looks=split.looks)
         print(name, len(list(out.glob(f"{name}_*.npz"))), "cases", flush=True)
 
 
