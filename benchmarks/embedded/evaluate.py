@@ -140,12 +140,11 @@ def evaluate(
     """Rows of lesions and of cases, for each condition, set of inputs and operating point."""
     lesions, cases = [], []
     for file, condition, inputs in itertools.product(files, conditions, INPUTS):
-        with np.load(file) as arrays:
-            if not set(inputs) <= set(arrays):
-                continue
         if condition != AS_IS and (inputs == ("T1w",) or "ses-02" in file.name):
             continue  # the slices of FLAIR don't touch it; one session is enough to see a loss
         with np.load(file) as arrays:
+            if not set(inputs) <= set(arrays):
+                continue
             case = dict(arrays)
         affine, truth = case["affine"], case["truth"] > 0
         near = nearest_lesion(case["truth"], nib.affines.voxel_sizes(affine))
@@ -244,20 +243,20 @@ def main() -> None:
     parser.add_argument("--conditions", nargs="+", choices=CONDITIONS, default=list(CONDITIONS))
     args = parser.parse_args()
     ensure_torchvision()
-    model = descriptors.load(args.model)
+    model, reported = descriptors.load(args.model), args.split.startswith("report")
     point = model.operating_point
     points, conditions = [(point.threshold, point.min_volume_mm3)], args.conditions
-    if args.split.startswith("tune"):
+    if not reported:
         points, conditions = list(itertools.product(THRESHOLDS, VOLUMES_MM3)), [AS_IS]
     files = sorted((args.run / args.split).glob("*.npz"))
     lesions, cases = evaluate(load(model), files, points, conditions)
     lesions.to_csv(args.run / f"{args.split}_lesions.tsv", sep="\t", index=False)
     cases.to_csv(args.run / f"{args.split}_cases.tsv", sep="\t", index=False)
-    found = {"points": operating_points(lesions, cases)}
-    found = tables(lesions, cases) if args.split.startswith("report") else found
+    points_found = {"points": operating_points(lesions, cases)}
+    found = tables(lesions, cases) if reported else points_found
     for name, table in found.items():
         print(f"\n{name}\n{table.to_string()}")
-    if args.split == "report":
+    if reported:
         print(as_descriptor(found))
     records = {
         name: json.loads(table.reset_index().to_json(orient="records"))

@@ -51,9 +51,8 @@ def main() -> None:
     args = parser.parse_args()
     recipe = load(args.recipe)
     recipe = recipe.of_stage(recipe.stages[-1])
-    file = args.run / "checkpoint.pth"
-    iteration = torch.load(file, map_location="cpu", weights_only=True)["iteration"]
-    weights = final_weights(file)
+    state = torch.load(args.run / "checkpoint.pth", map_location="cpu", weights_only=True)
+    iteration, weights = state["iteration"], state["average"]
     if args.blend:
         weights = blended(weights, final_weights(args.blend), args.share)
     files = export(

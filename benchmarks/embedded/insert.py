@@ -2,12 +2,12 @@
 
 ``tune`` takes scans that were also trained on (patient26, sub-04) with shapes of the tune split,
 ``report`` both sessions of sub-01 with shapes of the report split: no training saw either. Healthy
-heads with a T1w alone (viewers.py) do the same in ``tune-t1w`` and ``report-t1w``. Each
-holds one lesion at a time (at its own place, by volume, with more of the largest), and twelve
-small ones at a time (30 to 1,500 mm3, anywhere), 36 a scan; those of the reports twice, by the
-painter of the training (``m``) and by a plain one that no training used (``p``). Lesions are
-painted into scans without their bias field, which is laid over them afterwards: N4 has to find it
-with the lesion in the way.
+heads with a T1w alone (viewers.py) do the same in ``tune-t1w`` and ``report-t1w``. Each split holds
+one lesion at a time (at its own place, by volume, with more of the largest), and twelve small ones
+at a time (30 to 1,500 mm3, anywhere), 36 a scan; those of the reports twice, by the painter of the
+training (``m``) and by a plain one that no training used (``p``). Lesions are painted into scans
+without their bias field, which is laid over them afterwards: N4 has to find it with the lesion in
+the way.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from scipy import ndimage
 from bids_stroke.core import synthesis
 from bids_stroke.core.atlases import Atlas
 from bids_stroke.core.geometry import Grid
+from bids_stroke.interfaces.ants import to_ants
 from bids_stroke.models.atlases import gather
 from bids_stroke.models.sampling import MODALITIES, Shape, load_shapes, open_fluid
 
@@ -133,7 +134,7 @@ def read_t1w(file: Path) -> tuple[Images, Images]:
     """The brain of a T1w without its bias field, and the field."""
     canonical = nib.as_closest_canonical(nib.load(file))
     inside = brain_of(np.asarray(canonical.dataobj, np.float32), canonical.affine)
-    mask = ants.from_nibabel_nifti(nib.Nifti1Image(inside.astype(np.float32), canonical.affine))
+    mask = to_ants(inside, canonical.affine)
     image = ants.image_read(str(file))
     mask = ants.resample_image_to_target(mask, image, interp_type="nearestNeighbor")
     brain, field = split_bias(image, mask)

@@ -23,6 +23,7 @@ from skimage.filters import threshold_otsu
 
 from bids_stroke.core.brain import looks_skull_stripped, nonzero_mask
 from bids_stroke.core.geometry import Grid, voxel_volume_mm3
+from bids_stroke.interfaces.ants import to_ants
 from bids_stroke.models.brain import Options, extract
 
 FIRST_MM = (-90.0, -126.0, -72.0)  # centre of the first voxel
@@ -58,12 +59,7 @@ def to_grid(image: nib.Nifti1Image, grid: Grid) -> Volume:
 
 def as_ants(volume: Volume, grid: Grid) -> ants.ANTsImage:
     """A volume on an isotropic RAS+ grid as ANTs sees it (LPS)."""
-    return ants.from_numpy(
-        volume,
-        origin=list(grid.affine[:3, 3] * [-1, -1, 1]),
-        spacing=[spacing_of(grid)] * 3,
-        direction=np.diag([-1.0, -1.0, 1.0]),
-    )
+    return to_ants(volume, grid.affine)
 
 
 def template_maps(grid: Grid) -> dict[str, Volume]:
@@ -213,11 +209,8 @@ def prepare_t1w(
     """A T1w without a FLAIR: its brain, N4, an affine to the template, its tissues."""
     canonical = nib.as_closest_canonical(nib.load(path))
     head = np.asarray(canonical.dataobj, np.float32)
-    inside = brain_of(head, canonical.affine).astype(np.float32)
-    image, mask = (
-        ants.from_nibabel_nifti(nib.Nifti1Image(volume, canonical.affine))
-        for volume in (head, inside)
-    )
+    inside = brain_of(head, canonical.affine)
+    image, mask = (to_ants(volume, canonical.affine) for volume in (head, inside))
     flat = ants.n4_bias_field_correction(image, mask=mask, shrink_factor=4) * mask
     fixed, prefix = as_ants(maps["t1"], grid), str(out / f"{name}_")
     way = ants.registration(fixed, flat, "Affine", outprefix=prefix, random_seed=1)
