@@ -23,7 +23,9 @@ from skimage.filters import threshold_otsu
 
 from bids_stroke.core.brain import looks_skull_stripped, nonzero_mask
 from bids_stroke.core.geometry import Grid, voxel_volume_mm3
+from bids_stroke.core.tissue_features import Tissues
 from bids_stroke.interfaces.ants import to_ants
+from bids_stroke.interfaces.tissues import segment_tissues
 from bids_stroke.models.brain import Options, extract
 
 FIRST_MM = (-90.0, -126.0, -72.0)  # centre of the first voxel
@@ -177,22 +179,11 @@ def prepare_ms_raw(out: Path, grid: Grid, shared: Path, near: Volume, template: 
 def tissues_by_priors(
     t1w: Volume, brain: NDArray[np.bool_], maps: dict[str, Volume], grid: Grid
 ) -> dict[str, Volume]:
-    """CSF, GM and WM shares by Atropos, begun by the template's; for scans of some 1 mm."""
-    priors = [np.clip(1 - maps["gm"] - maps["wm"], 0, 1), maps["gm"], maps["wm"]]
-    floored = [np.where(brain, prior + 0.05, 0) for prior in priors]
-    total = np.maximum(sum(floored), 1e-6)
-    found = ants.atropos(
-        as_ants(np.where(brain, t1w, 0), grid),
-        as_ants(brain.astype(np.float32), grid),
-        i=[as_ants((prior / total).astype(np.float32), grid) for prior in floored],
-        m="[0.1,1x1x1]",
-        c="[10,0.0001]",
-        priorweight=0.1,
-    )["probabilityimages"]
-    shares = sorted(
-        (image.numpy() for image in found), key=lambda share: np.average(t1w, weights=share + 1e-9)
-    )
-    return dict(zip(("csf", "gm", "wm"), shares, strict=True))
+    """CSF, GM and WM shares by Atropos, led by the template's; for scans of some 1 mm."""
+    fluid = np.clip(1 - maps["gm"] - maps["wm"], 0, 1)
+    start = Tissues(fluid, maps["gm"], maps["wm"])
+    found = segment_tissues(t1w, brain, grid.affine, start, prior_weight=0.1)
+    return {"csf": found.csf, "gm": found.grey, "wm": found.white}
 
 
 def brain_of(head: Volume, affine: NDArray[np.float64]) -> NDArray[np.bool_]:

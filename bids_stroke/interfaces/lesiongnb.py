@@ -21,6 +21,7 @@ from bids_stroke.core.normalization import coarse
 from bids_stroke.core.tissue_features import Tissues, features, smooth
 from bids_stroke.interfaces.ants import reproducible, to_ants
 from bids_stroke.interfaces.images import read
+from bids_stroke.interfaces.tissues import segment_tissues
 from bids_stroke.models import lesiongnb
 
 PRIOR_WEIGHT = 0.0
@@ -55,8 +56,10 @@ def in_template(
     grid, voxel = lesiongnb.grid(), lesiongnb.VOXEL_MM
     image = geometry.resample(*_antialiased(t1w, source), grid, transform=matrix, order=1)
     inside = geometry.resample(brain.astype(np.float32), source, grid, transform=matrix) >= 0.5
-    tissues = segment_tissues(image, inside, seed=seed)
     _, reference, common = lesiongnb.template()
+    tissues = segment_tissues(
+        image, inside, grid.affine, reference, prior_weight=PRIOR_WEIGHT, seed=seed
+    )
     found = features(tissues.smoothed(voxel), reference.smoothed(voxel))
     return Subject(tissues, found, inside & common, matrix)
 
@@ -83,32 +86,6 @@ def affine_to_template(t1w: np.ndarray, affine: np.ndarray, *, seed: int = 1) ->
             aff_smoothing_sigmas=(2, 1, 0),
         )
         return geometry.read_itk_affine(Path(result["fwdtransforms"][0]))
-
-
-def segment_tissues(t1w: np.ndarray, brain: np.ndarray, *, seed: int = 1) -> Tissues:
-    """CSF, grey and white matter of a brain on the template's grid (Atropos, Avants et al. 2011).
-
-    The template's maps start the three classes; ``PRIOR_WEIGHT`` is what they weigh afterwards.
-    """
-    affine = lesiongnb.grid().affine
-    _, start, _ = lesiongnb.template()
-    # A voxel of the subject outside the template's brain has no prior: it may start as any class.
-    maps = [np.where(brain, m + 0.01, 0) for m in (start.csf, start.grey, start.white)]
-    total = np.maximum(sum(maps), 1e-6)
-    with reproducible(seed):
-        import ants
-
-        result = ants.atropos(
-            to_ants(np.where(brain, t1w, 0), affine),
-            to_ants(brain, affine),
-            i=[to_ants(m / total, affine) for m in maps],
-            m="[0.1,1x1x1]",
-            c="[10,0.0001]",
-            priorweight=PRIOR_WEIGHT,
-        )
-        found = [m.numpy() for m in result["probabilityimages"]]
-    order = np.argsort([np.average(t1w, weights=m + 1e-9) for m in found])
-    return Tissues(*(np.where(brain, found[i], 0).astype(np.float32) for i in order))
 
 
 def probability(subject: Subject, parameters: gnb.Parameters) -> np.ndarray:
