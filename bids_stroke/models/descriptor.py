@@ -22,7 +22,6 @@ import tomli_w
 
 from bids_stroke import data
 from bids_stroke.core.files import remembered_sha256, sha256
-from bids_stroke.core.words import counted
 from bids_stroke.errors import InputMissing, UnusableData
 
 MODALITIES = ("T1w", "FLAIR")
@@ -428,7 +427,5 @@ def choose(
         )
     best = max(fitting, key=lambda m: _rank(m, modalities))
     used = " + ".join(accepted(best, modalities))
-    return (
-        best,
-        f"the best of {counted(len(fitting), 'installed model')} for {have}: it runs on {used}",
-    )
+    first = "the default" if len(fitting) == 1 else f"the best of {len(fitting)} installed models"
+    return best, f"{first} for {have}: it runs on {used}"

@@ -74,7 +74,7 @@ MODEL: dict[str, Any] = {
     "intended_use": "For trying the program and for research, not for care.",
     "licence": "Apache-2.0",
     "sha256": {"checkpoint_final.pth": "0" * 64},
-    "reason": "the best of 1 installed model",
+    "reason": "the default for T1w + FLAIR: it runs on T1w + FLAIR",
     "used": ["T1w", "FLAIR"],
     "threshold": 0.5,
     "min_volume_mm3": 10.0,
