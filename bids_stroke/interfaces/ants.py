@@ -66,9 +66,9 @@ def to_ants(data: np.ndarray, affine: np.ndarray) -> Any:
 class _N4Input(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="brain-only image")
     in_mask = File(exists=True, mandatory=True, desc="brain mask on the same grid")
-    shrink = traits.Range(low=1, value=4, usedefault=True, desc="largest shrink factor")
-    levels = traits.Int(4, usedefault=True, desc="of B-splines, each twice as fine as the last")
-    iterations = traits.Int(50, usedefault=True, desc="at most, of each level")
+    shrink = traits.Range(low=1, mandatory=True, desc="largest shrink factor")
+    levels = traits.Int(mandatory=True, desc="of B-splines, each twice as fine as the last")
+    iterations = traits.Int(mandatory=True, desc="at most, of each level")
 
 
 class _N4Output(TraitedSpec):

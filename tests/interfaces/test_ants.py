@@ -59,6 +59,8 @@ def test_n4_removes_a_known_bias(tmp_path: Path) -> None:
             in_file=save(biased, tmp_path / "t1w.nii.gz"),
             in_mask=save(inside, tmp_path / "mask.nii.gz", np.uint8),
             shrink=2,
+            levels=4,
+            iterations=50,
         )
         .run(cwd=tmp_path)
         .outputs.out_file
