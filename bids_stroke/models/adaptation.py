@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from bids_stroke.core.files import atomic_path, read_json, write_json
+from bids_stroke.core.files import read_json, write_json
 from bids_stroke.errors import InputMissing, UnusableData, UsageError
 from bids_stroke.models import store
 from bids_stroke.models.descriptor import Descriptor
@@ -19,6 +19,7 @@ from bids_stroke.models.weights import (
     canonical,
     canonical_state,
     load_checkpoint,
+    save_checkpoint,
     with_aliases,
 )
 
@@ -318,9 +319,7 @@ def _save(path: Path, checkpoint: Mapping[str, Any], weights: State) -> None:
     """Write weights with what a predictor needs of the source's checkpoint; no optimizer."""
     kept = ("init_args", "trainer_name", "inference_allowed_mirroring_axes")
     content = {key: checkpoint[key] for key in kept if key in checkpoint}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temporary:
-        torch.save({"network_weights": dict(weights), **content}, temporary)
+    save_checkpoint(path, {"network_weights": dict(weights), **content})
 
 
 def _write_json_files(

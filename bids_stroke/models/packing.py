@@ -6,15 +6,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from bids_stroke.core.files import atomic_path, sha256, write_json, write_text
+from bids_stroke.core.files import sha256, write_json, write_text
 from bids_stroke.models import descriptor
 from bids_stroke.models.descriptor import Descriptor, Inference, ModelFile, OperatingPoint
 from bids_stroke.models.recipe import Recipe
 from bids_stroke.models.run_trainer import FINAL
 from bids_stroke.models.trainers import KEPT, snapshot_name
-from bids_stroke.models.weights import load_checkpoint
+from bids_stroke.models.weights import load_checkpoint, save_checkpoint
 
 INTENDED_USE = (
     "Research use only; not a medical device. For images like those of the training data."
@@ -125,9 +123,7 @@ def _strip(source: Path, target: Path) -> None:
     """Copy what prediction needs of a checkpoint."""
     kept = ("network_weights", "init_args", "trainer_name", "inference_allowed_mirroring_axes")
     checkpoint = load_checkpoint(source)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(target) as temporary:
-        torch.save({key: checkpoint[key] for key in kept}, temporary)
+    save_checkpoint(target, {key: checkpoint[key] for key in kept})
 
 
 def write_settings(root: Path, settings: Mapping[str, Any]) -> Path:

@@ -13,14 +13,13 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from bids_stroke.core.files import atomic_path
 from bids_stroke.errors import UsageError
 from bids_stroke.models import augmentation
 from bids_stroke.models.losses import build_loss, deeply_supervised
 from bids_stroke.models.networks.volumes import find_encoder
 from bids_stroke.models.recipe import PLANS_KEY, Optimiser, Schedule, from_table
 from bids_stroke.models.torchvision_shim import ensure_torchvision
-from bids_stroke.models.weights import load_checkpoint
+from bids_stroke.models.weights import load_checkpoint, save_checkpoint
 
 ensure_torchvision()
 
@@ -316,8 +315,7 @@ class RecipeTrainer(nnUNetTrainer):
         """Write a checkpoint of nnU-Net whole or not at all; the average is its network."""
         if self.local_rank != 0 or self.disable_checkpointing:
             return
-        with atomic_path(Path(filename)) as temporary:
-            torch.save(self.state(), temporary)
+        save_checkpoint(Path(filename), self.state())
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds."""

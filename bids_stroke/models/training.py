@@ -15,10 +15,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from bids_stroke.core.files import atomic_path, write_json
+from bids_stroke.core.files import write_json
 from bids_stroke.models.architecture import plain_conv_unet
 from bids_stroke.models.sampling import IGNORE, MODALITIES
 from bids_stroke.models.torchvision_shim import ensure_torchvision
+from bids_stroke.models.weights import save_checkpoint
 
 CONFIGURATION = "3d_fullres"
 _BRAIN_MM = (135.0, 174.0, 141.0)  # z, y, x of a usual brain
@@ -270,8 +271,7 @@ class Trainer:
             "iteration": self.iteration,
             "elapsed": self.elapsed,
         }
-        with atomic_path(self.folder / "checkpoint.pth") as temporary:
-            torch.save(state, temporary)
+        save_checkpoint(self.folder / "checkpoint.pth", state)
 
     def begin_from(self, checkpoint: Path) -> None:
         """Start with ``final_weights`` of another run of the same network, at any spacing."""
@@ -317,10 +317,7 @@ def export(
         "trainer_name": "nnUNetTrainer",
         "inference_allowed_mirroring_axes": None,
     }
-    final = folder / "fold_0" / "checkpoint_final.pth"
-    final.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(final) as temporary:
-        torch.save(checkpoint, temporary)
+    final = save_checkpoint(folder / "fold_0" / "checkpoint_final.pth", checkpoint)
     write_json(folder / "dataset.json", dataset_json(name, samples))
     write_json(folder / "plans.json", plans(network, name))
     return [final, folder / "dataset.json", folder / "plans.json"]

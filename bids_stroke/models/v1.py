@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bids_stroke.core.files import atomic_path, write_json
+from bids_stroke.core.files import write_json
 from bids_stroke.errors import InputMissing, UnusableData
 from bids_stroke.models.architecture import plain_conv_unet
 from bids_stroke.models.v1_network import forward
@@ -27,6 +27,7 @@ from bids_stroke.models.weights import (
     canonical,
     load_checkpoint,
     load_plain_pickle,
+    save_checkpoint,
     with_aliases,
 )
 
@@ -478,7 +479,6 @@ def _count(state: Mapping[str, torch.Tensor]) -> int:
 
 
 def _write_fold(folder: Path, fold: str, weights: Mapping[str, torch.Tensor]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     number = int(fold) if fold.isdecimal() else fold
     checkpoint = {
         "network_weights": dict(weights),
@@ -486,5 +486,4 @@ def _write_fold(folder: Path, fold: str, weights: Mapping[str, torch.Tensor]) ->
         "trainer_name": "nnUNetTrainer",
         "inference_allowed_mirroring_axes": (0, 1, 2),
     }
-    with atomic_path(folder / "checkpoint_final.pth") as temporary:
-        torch.save(checkpoint, temporary)
+    save_checkpoint(folder / "checkpoint_final.pth", checkpoint)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy._core import multiarray
 
+from bids_stroke.core.files import atomic_path
 from bids_stroke.errors import InputMissing, UnusableData
 
 # nnU-Net's own checkpoints hold numpy scalars in their training log.
@@ -60,6 +61,16 @@ def load_checkpoint(path: Path, key: str = "network_weights") -> dict[str, Any]:
     if not isinstance(weights, dict) or not all(map(torch.is_tensor, weights.values())):
         raise UnusableData(f"{path} is no checkpoint of nnU-Net: it has no '{key}'.")
     return checkpoint
+
+
+def save_checkpoint(path: Path, content: Mapping[str, Any]) -> Path:
+    """Write a checkpoint, whole or not at all, its folder made; equal content gives equal bytes."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A file that torch opens by its name keeps that name inside: here a temporary one.
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        torch.save(dict(content), stream)
+    return path
 
 
 def _latin1(text: str, encoding: str = "latin1") -> bytes:

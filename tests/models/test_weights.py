@@ -16,6 +16,7 @@ from bids_stroke.models.weights import (
     canonical_state,
     load_checkpoint,
     load_plain_pickle,
+    save_checkpoint,
     with_aliases,
 )
 from tests.tiny_model import write_model
@@ -29,6 +30,14 @@ def test_reads_a_checkpoint_of_nnunet(tmp_path: Path) -> None:
     read = load_checkpoint(tmp_path / "c.pth")
     assert torch.equal(read["network_weights"]["a"], TENSORS["a"])
     assert read["logging"]["best"] == 1
+
+
+def test_equal_checkpoints_are_equal_files_and_are_read_again(tmp_path: Path) -> None:
+    content = {"network_weights": TENSORS, "trainer_name": "nnUNetTrainer"}
+    one, other = (save_checkpoint(tmp_path / f / "c.pth", content) for f in ("fold_0", "fold_1"))
+    assert one.read_bytes() == other.read_bytes()
+    assert torch.equal(load_checkpoint(other)["network_weights"]["a"], TENSORS["a"])
+    assert {path.name for path in tmp_path.rglob("*.*")} == {"c.pth"}
 
 
 class Hostile:
