@@ -9,7 +9,6 @@ import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
@@ -26,41 +25,56 @@ PARTS = (
     "bids_stroke.models.predictor",
     "ants",
 )
-UNUSED = ("statsmodels", "statsmodels.api", "statsmodels.formula", "statsmodels.formula.api")
-"""ANTs imports them for functions that no step of ours calls; without them it loads in half the
-time."""
+UNUSED = ("ants.learn", "ants.math", "ants.plotting", "ants.deeplearn")
+"""Parts of ANTs whose functions no step of ours calls: they bring statsmodels, scikit-learn,
+``scipy.stats`` and pyplot, and more than half of the time that ANTs takes to load."""
 
 
-def postpone(names: Sequence[str]) -> None:
-    """Have a package and its modules imported when something in one of them is first used."""
-    whole = find_spec(names[0]) if names[0] not in sys.modules else None
-    if whole is None or not whole.submodule_search_locations:
-        return
-    stand_ins = {name: ModuleType(name) for name in names}
+def postpone(package: str, parts: Sequence[str]) -> None:
+    """Have parts of a package imported when something in one of them is first used.
 
-    def use(name: str, attribute: str) -> Any:
+    The package must not be loaded yet; when it is, ``find_postponed`` shows it what they hold.
+    """
+    whole = find_spec(package) if package not in sys.modules else None
+    if whole is not None:
+        folders = whole.submodule_search_locations or []
+        sys.modules.update({part: _stand_in(part, folders) for part in parts})
+
+
+def _stand_in(name: str, folders: Sequence[str]) -> ModuleType:
+    """A module that is replaced by the real one when something in it is looked for."""
+
+    def use(attribute: str) -> Any:
         if attribute.startswith("__"):  # asked by those who look through all modules
             raise AttributeError(attribute)
-        for own, stand_in in stand_ins.items():
-            if sys.modules.get(own) is stand_in:
-                del sys.modules[own]
+        if sys.modules.get(name) is stand_in:
+            del sys.modules[name]
         return getattr(import_module(name), attribute)
 
-    for name, stand_in in stand_ins.items():
-        stand_in.__spec__ = ModuleSpec(name, None)
-        vars(stand_in)["__getattr__"] = partial(use, name)
-        inside = name.split(".")[1:]  # so that other modules of the package are found as ever
-        stand_in.__path__ = [
-            str(Path(folder, *inside)) for folder in whole.submodule_search_locations
-        ]
-        package, _, own = name.rpartition(".")
-        if package:
-            setattr(stand_ins[package], own, stand_in)
-    sys.modules.update(stand_ins)
+    stand_in = ModuleType(name)
+    stand_in.__spec__ = ModuleSpec(name, None)
+    inside = name.split(".")[1:]  # so that modules of the part are found as ever
+    stand_in.__path__ = [str(Path(folder, *inside)) for folder in folders]
+    vars(stand_in)["__getattr__"] = use
+    return stand_in
 
 
-postpone(UNUSED)
+def find_postponed(package: str, parts: Sequence[str]) -> None:
+    """Have what a loaded package would have taken from postponed parts found there when asked."""
+
+    def use(attribute: str) -> Any:
+        for part in parts if not attribute.startswith("__") else ():
+            with suppress(AttributeError):
+                return getattr(sys.modules[part], attribute)
+        raise AttributeError(f"module {package!r} has no attribute {attribute!r}")
+
+    if (module := sys.modules.get(package)) is not None:
+        vars(module)["__getattr__"] = use
+
+
+postpone("ants", UNUSED)
 for part in PARTS:
     with suppress(Exception), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import_module(part)
+find_postponed("ants", UNUSED)
