@@ -69,6 +69,7 @@ def find_postponed(package: str, parts: Sequence[str]) -> None:
         raise AttributeError(f"module {package!r} has no attribute {attribute!r}")
 
     if (module := sys.modules.get(package)) is not None:
+        vars(module).update({part.rpartition(".")[2]: sys.modules[part] for part in parts})
         vars(module)["__getattr__"] = use
 
 
