@@ -31,9 +31,10 @@ CONTRASTS: dict[str, dict[str, tuple[float, float]]] = {
 def random_shape(
     shape: Sequence[int], rng: np.random.Generator, volume_vox: float
 ) -> NDArray[np.bool_]:
-    """Draw one lobulated blob of ``volume_vox`` voxels in the middle of a grid.
+    """Draw one lobulated blob of at most ``volume_vox`` voxels in the middle of a grid.
 
-    The level set of an ellipsoid's distance plus smooth noise; its largest piece is kept.
+    The level set, of that volume, of an ellipsoid's distance plus smooth noise; its largest piece
+    is kept, which is nearly always most of it.
 
     Raises
     ------
