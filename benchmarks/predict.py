@@ -37,6 +37,7 @@ from bids_stroke.core.files import write_json, write_text
 from bids_stroke.models import descriptor, executors, predictor, windows
 from bids_stroke.models.architecture import plain_conv_unet
 from bids_stroke.models.predictor import Predictor
+from bids_stroke.models.weights import save_checkpoint
 
 LESION = 1
 Channels = Mapping[str, np.ndarray]
@@ -122,15 +123,13 @@ def seeded_model(case: Case, folder: Path, marked: float | None = None) -> Path:
         torch.nn.init.normal_(layer.weight, std=0.5)
     if marked is not None:
         mark(network, case, marked)
-    fold = folder / "embedded" / "fold_0"
-    fold.mkdir(parents=True)
     checkpoint = {
         "network_weights": network.state_dict(),
         "init_args": {"configuration": "3d_fullres"},
         "trainer_name": "nnUNetTrainer",
         "inference_allowed_mirroring_axes": (0, 1, 2),
     }
-    torch.save(checkpoint, fold / "checkpoint_final.pth")
+    save_checkpoint(folder / "embedded" / "fold_0" / "checkpoint_final.pth", checkpoint)
     patch = [case.patch] * 3
     changes = {"patch_size": patch, "spacing": [1.0] * 3, "architecture": architecture}
     return write_model(folder, changes)

@@ -252,8 +252,7 @@ def main() -> None:
     lesions, cases = evaluate(load(model), files, points, conditions)
     lesions.to_csv(args.run / f"{args.split}_lesions.tsv", sep="\t", index=False)
     cases.to_csv(args.run / f"{args.split}_cases.tsv", sep="\t", index=False)
-    points_found = {"points": operating_points(lesions, cases)}
-    found = tables(lesions, cases) if reported else points_found
+    found = tables(lesions, cases) if reported else {"points": operating_points(lesions, cases)}
     for name, table in found.items():
         print(f"\n{name}\n{table.to_string()}")
     if reported:

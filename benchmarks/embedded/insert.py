@@ -21,7 +21,7 @@ import nibabel as nib
 import numpy as np
 import viewers
 from numpy.typing import NDArray
-from prepare import as_ants, brain_of, load_grid, template_maps, tissues_of
+from prepare import brain_of, load_grid, template_maps, tissues_of
 from scipy import ndimage
 
 from bids_stroke.core import synthesis
@@ -111,7 +111,7 @@ def read_scan(name: str, grid: Grid, shared: Path, work: Path) -> Scan:
     else:
         images, bias = read_raw(stem, shared / "ms_raw_reference" / name, work)
     t1w = images["T1w"]
-    template, prefix = as_ants(template_maps(grid)["t1"], grid), str(work / f"{name}_")
+    template, prefix = to_ants(template_maps(grid)["t1"], grid.affine), str(work / f"{name}_")
     way = ants.registration(t1w, template, "Affine", outprefix=prefix)["fwdtransforms"]
     affine = nib.load(file).affine
     arrays, fields = {}, {}
@@ -190,7 +190,7 @@ def place_of(lesion: Volume, grid: Grid, tissue: Atlas) -> str:
 
 def carried(whole: Volume, grid: Grid, scan: Scan) -> Volume:
     """A lesion of the template in the scan: soft mask within the brain, not in open fluid."""
-    moved = ants.apply_transforms(scan.grid, as_ants(whole, grid), scan.from_template)
+    moved = ants.apply_transforms(scan.grid, to_ants(whole, grid.affine), scan.from_template)
     soft, _ = to_ras(moved.numpy(), nib.load(scan.file).affine)
     return np.clip(soft, 0, 1) * scan.tissue
 

@@ -59,11 +59,6 @@ def to_grid(image: nib.Nifti1Image, grid: Grid) -> Volume:
     return np.asarray(moved.dataobj, dtype=np.float32)
 
 
-def as_ants(volume: Volume, grid: Grid) -> ants.ANTsImage:
-    """A volume on an isotropic RAS+ grid as ANTs sees it (LPS)."""
-    return to_ants(volume, grid.affine)
-
-
 def template_maps(grid: Grid) -> dict[str, Volume]:
     """MNI152 2009a of nilearn's wheel: T1 and tissue partial volumes on a grid."""
     folder = Path(nilearn.datasets.__file__).parent / "data"
@@ -159,7 +154,7 @@ def prepare_ms_raw(out: Path, grid: Grid, shared: Path, near: Volume, template: 
         mask = ants.image_read(f"{reference}_space-{name}_desc-brain_mask.nii.gz")
         mask = ants.copy_image_info(image, mask)
         images[name] = ants.n4_bias_field_correction(image, mask=mask, shrink_factor=4) * mask
-    fixed = as_ants(template, grid)
+    fixed = to_ants(template, grid.affine)
     to_template = ants.registration(
         fixed, images["T1w"], "Affine", outprefix=str(out / "sub-04_"), random_seed=1
     )["fwdtransforms"]
@@ -203,7 +198,7 @@ def prepare_t1w(
     inside = brain_of(head, canonical.affine)
     image, mask = (to_ants(volume, canonical.affine) for volume in (head, inside))
     flat = ants.n4_bias_field_correction(image, mask=mask, shrink_factor=4) * mask
-    fixed, prefix = as_ants(maps["t1"], grid), str(out / f"{name}_")
+    fixed, prefix = to_ants(maps["t1"], grid.affine), str(out / f"{name}_")
     way = ants.registration(fixed, flat, "Affine", outprefix=prefix, random_seed=1)
     moved, within = (
         ants.apply_transforms(fixed, volume, way["fwdtransforms"]).numpy()

@@ -63,13 +63,12 @@ def load_checkpoint(path: Path, key: str = "network_weights") -> dict[str, Any]:
     return checkpoint
 
 
-def save_checkpoint(path: Path, content: Mapping[str, Any]) -> Path:
+def save_checkpoint(path: Path, content: dict[str, Any]) -> Path:
     """Write a checkpoint, whole or not at all, its folder made; equal content gives equal bytes."""
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # A file that torch opens by its name keeps that name inside: here a temporary one.
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
-        torch.save(dict(content), stream)
+        torch.save(content, stream)
     return path
 
 
