@@ -369,6 +369,9 @@ CALLS: dict[str, Call] = {
     "wrong device": Call(good, "--device tpu", 2, "none of auto"),
     "absent device": Call(good, "--device cuda:99", 2, "no device 'cuda:99'"),
     "wrong space": Call(good, "--output-spaces Mars", 2, "Mars"),
+    "template is missing": Call(
+        good, "--output-spaces T1w MNI152NLin6Asym", 66, "MNI152NLin6Asym is not on this machine"
+    ),
     "unknown model": Call(good, "--model nobody", 66, "no model 'nobody'"),
     "model folder is empty": Call(file("m", None), "--model {root}/m", 66, "one model descriptor"),
     "model is missing": Call(good, MODEL, 66, "no model descriptor"),

@@ -22,7 +22,12 @@ def test_the_table_is_long() -> None:
 
 
 @pytest.mark.parametrize("case", CALLS)
-def test_calls(case: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_calls(
+    case: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     call = CALLS[case]
     call.make(tmp_path)
     before = sorted(tmp_path.rglob("*"))
@@ -30,6 +35,7 @@ def test_calls(case: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> 
     places = [str(tmp_path / call.bids), str(tmp_path / call.out), call.level]
     work = [] if "-w" in flags else ["-w", str(tmp_path / "work")]
     model = [] if "--model" in flags else ["--model", "embedded"]
+    monkeypatch.setenv("TEMPLATEFLOW_HOME", str(tmp_path / "no templates"))
     code = main([*places, *work, *model, *flags])
     said = capfd.readouterr()
     (sentence,) = [line for line in said.err.splitlines() if line.startswith("bids_stroke: ")]

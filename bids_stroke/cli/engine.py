@@ -30,6 +30,9 @@ from bids_stroke.config import Execution
 from bids_stroke.core.processes import die_with_parent, return_memory, reuse_memory
 from bids_stroke.errors import InputMissing, TryAgain, UsageError
 
+KEPT_SHARE = 0.25
+"""Part of its share of the memory that a worker may take between its steps: to fill memory that the
+kernel has taken back and zeroes anew is a quarter of the processor time of a session."""
 LONGEST_WAIT = 1.0
 """Seconds after which the engine looks at its workers although none has ended a step."""
 KILLED = (
@@ -70,11 +73,13 @@ def _die_with(sentinel: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def run_step(node: Any, updatehash: bool, task: int, table: Path | None = None) -> dict[str, Any]:
+def run_step(
+    node: Any, updatehash: bool, task: int, table: Path | None = None, kept_mb: float = 0
+) -> dict[str, Any]:
     """Run a node in a worker; also an error before its interface starts becomes a traceback.
 
     nipype looks for the result of a node that failed, and fails itself where there is none. The
-    peak of memory is added to ``table``.
+    peak of memory is added to ``table``; a worker of more than ``kept_mb`` gives back what is free.
     """
     try:
         with memory.recorded(node.fullname, table):
@@ -83,7 +88,7 @@ def run_step(node: Any, updatehash: bool, task: int, table: Path | None = None) 
         first = error.__context__ or error
         return {"result": None, "traceback": format_exception(first), "taskid": task}
     finally:
-        return_memory()
+        return_memory(above_mb=kept_mb)
 
 
 class PatientMultiProcPlugin(MultiProcPlugin):
@@ -166,11 +171,13 @@ class PatientMultiProcPlugin(MultiProcPlugin):
         return task
 
     def _send(self, node: Any, updatehash: bool, task: int) -> "Future[Any]":
+        kept_mb = self.memory_gb * 1024 / self.processors * KEPT_SHARE
+        step = partial(run_step, node, updatehash, task, self._memory_table, kept_mb)
         try:
-            future = self.pool.submit(run_step, node, updatehash, task, self._memory_table)
+            future = self.pool.submit(step)
         except BrokenProcessPool:
             self._replace_pool()
-            future = self.pool.submit(run_step, node, updatehash, task, self._memory_table)
+            future = self.pool.submit(step)
         future.add_done_callback(partial(self._take_result, task))
         return future
 

@@ -14,6 +14,7 @@ from bids_stroke import __version__
 from bids_stroke.config import Execution
 from bids_stroke.core.files import write_text
 from bids_stroke.errors import BidsStrokeError, CannotCreate, TryAgain, is_full
+from bids_stroke.models.templates import templateflow_home
 
 THREADS = (
     "OMP_NUM_THREADS",
@@ -75,8 +76,8 @@ def remove_own_folders(work_dir: Path) -> None:
 def prepare(execution: Execution, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Make the folders that tools want, and return the variables to set.
 
-    No tool looks up a host (``NO_ET``); TemplateFlow gets an empty home unless the user has set
-    one, because it would unpack its archive in every process; a home folder that can't be written
+    No tool looks up a host (``NO_ET``); TemplateFlow gets an empty home unless the user has one,
+    because it would unpack its archive in every process; a home folder that can't be written
     is replaced by one in the work folder; nipype names the jobs of a scheduler after ``LOGNAME``.
     Raises CannotCreate when the work folder can't be written.
     """
@@ -88,7 +89,9 @@ def prepare(execution: Execution, environ: Mapping[str, str] = os.environ) -> di
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if "TEMPLATEFLOW_HOME" not in environ:
-            variables["TEMPLATEFLOW_HOME"] = str(_empty_templateflow(folder / "templateflow"))
+            home = templateflow_home()
+            known = home if _is_filled(home) else _empty_templateflow(folder / "templateflow")
+            variables["TEMPLATEFLOW_HOME"] = str(known)
         variables["NIPYPE_CONFIG_DIR"] = str(folder / "nipype")
         if not _is_writable(Path(environ.get("HOME", "/"))):
             (folder / "home").mkdir(exist_ok=True)
@@ -125,6 +128,13 @@ def _user_name() -> str:
 
 def _is_writable(home: Path) -> bool:
     return home.is_dir() and os.access(home, os.W_OK | os.X_OK)
+
+
+def _is_filled(folder: Path) -> bool:
+    try:
+        return any(folder.iterdir())
+    except OSError:
+        return False
 
 
 def _empty_templateflow(folder: Path) -> Path:

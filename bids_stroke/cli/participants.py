@@ -22,7 +22,7 @@ from bids_stroke.cli import environment, finished, outcome, progress, run
 from bids_stroke.cli.outcome import Failure
 from bids_stroke.cli.plan import Plan, plan_text
 from bids_stroke.cli.progress import NodeTime
-from bids_stroke.config import Config, from_table, read_table
+from bids_stroke.config import TEMPLATES, Config, from_table, read_table
 from bids_stroke.core.files import read_json, write_text
 from bids_stroke.errors import (
     BidsStrokeError,
@@ -32,6 +32,7 @@ from bids_stroke.errors import (
     UnusableData,
     is_full,
 )
+from bids_stroke.models.templates import require_template
 
 if TYPE_CHECKING:
     from bids_stroke.bids.pairs import Pair
@@ -212,8 +213,11 @@ def _unexplained(part: Plan, tracker: progress.Tracker, explained: set[str]) -> 
 def make_plan(config: Config) -> Plan:
     """Find pairs and choose a model for each.
 
-    Raises NothingSelected when there is no pair, and the error of a model when no pair has one.
+    Raises NothingSelected when there is no pair, the error of a model when no pair has one, and
+    InputMissing when a template is not on this machine.
     """
+    for template in set(config.processing.output_spaces).intersection(TEMPLATES):
+        require_template(template)
     selection = run.select_pairs(config)
     if not selection.pairs:
         raise NothingSelected(

@@ -18,9 +18,12 @@ _EDGES = (("left", "right"), ("posterior", "anterior"), ("inferior", "superior")
 def clean_mask(mask: np.ndarray) -> np.ndarray:
     """Largest 6-connected component of a mask with its holes filled, as uint8."""
     labels, count = ndimage.label(mask != 0)
-    if count > 1:
-        labels = labels == np.bincount(labels.ravel())[1:].argmax() + 1
-    return ndimage.binary_fill_holes(labels != 0).astype(np.uint8)
+    out = np.zeros(mask.shape, dtype=np.uint8)
+    if count:
+        largest = np.bincount(labels.ravel())[1:].argmax()
+        box = ndimage.find_objects(labels)[largest]
+        out[box] = ndimage.binary_fill_holes(labels[box] == largest + 1)
+    return out
 
 
 def nonzero_mask(data: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import apply_affine, from_matvec
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from nibabel.spatialimages import SpatialImage
 from scipy import ndimage
@@ -88,7 +89,13 @@ def resample(
     exact = _signed_permutation(matrix, target.shape)
     if exact is not None:
         return _copy(data, *exact, target.shape, cval)
-    return _interpolate(data, matrix, target.shape, order, cval)
+    out = np.full(target.shape, cval, dtype=np.float32)
+    reached = _reached(matrix, target.shape, data.shape)
+    part = out[reached]
+    if part.size:
+        start = from_matvec(np.eye(3), [side.start for side in reached])
+        part[...] = _interpolate(data, matrix @ start, part.shape, order, cval)
+    return out
 
 
 def _signed_permutation(
@@ -130,7 +137,7 @@ def _copy(
 
 
 def _interpolate(
-    data: np.ndarray, matrix: np.ndarray, shape: tuple[int, int, int], order: int, cval: float
+    data: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...], order: int, cval: float
 ) -> np.ndarray:
     """Spline interpolation of ``data`` at ``matrix`` times the voxel index of the output."""
     source = np.asarray(data, dtype=np.float32)
@@ -143,12 +150,23 @@ def _interpolate(
     return out
 
 
+def _reached(
+    matrix: np.ndarray, shape: tuple[int, ...], source: tuple[int, ...]
+) -> tuple[slice, ...]:
+    """Box of the output voxels that may fall on the source; it may be empty."""
+    ends = [(-0.5 - _EXACT_VOX, size - 0.5 + _EXACT_VOX) for size in source]
+    found = apply_affine(np.linalg.inv(matrix), list(product(*ends)))
+    first = np.clip(np.floor(found.min(axis=0)), 0, shape).astype(int)
+    after = np.clip(np.ceil(found.max(axis=0)) + 1, first, shape).astype(int)
+    return tuple(slice(int(a), int(b)) for a, b in zip(first, after, strict=True))
+
+
 def _inside(matrix: np.ndarray, shape: tuple[int, ...], source: tuple[int, ...]) -> np.ndarray:
     """Mask of the output voxels that fall within half a voxel of the source's outermost centres."""
     i, j, k = np.ogrid[tuple(slice(size) for size in shape)]
     mask = np.ones(shape, dtype=bool)
     for row, size in zip(matrix[:3], source, strict=True):
-        index = row[0] * i + row[1] * j + row[2] * k + row[3]
+        index = (row[0] * i + row[3]) + row[1] * j + row[2] * k  # one array of the whole grid
         mask &= (index >= -0.5 - _EXACT_VOX) & (index <= size - 0.5 + _EXACT_VOX)
     return mask
 

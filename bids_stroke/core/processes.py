@@ -1,9 +1,12 @@
 """What the program asks of the operating system for its own processes."""
 
 import ctypes
+import math
+import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
@@ -26,10 +29,22 @@ def reuse_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, _NEVER)
 
 
-def return_memory() -> None:
-    """Give what this process keeps free back to the kernel; with glibc, elsewhere nothing."""
-    if malloc_trim := _of_libc("malloc_trim"):
+def return_memory(above_mb: float = 0) -> None:
+    """Give what this process keeps free back to the kernel; with glibc, elsewhere nothing.
+
+    A process that takes ``above_mb`` or less keeps it for its next arrays.
+    """
+    malloc_trim = _of_libc("malloc_trim")
+    if malloc_trim and _resident_mb() > above_mb:
         malloc_trim(0)
+
+
+def _resident_mb() -> float:
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return math.inf
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1024**2
 
 
 def _of_libc(name: str) -> Callable[..., int] | None:

@@ -23,6 +23,7 @@ from bids_stroke.errors import UnusableData
 from bids_stroke.interfaces.images import read
 
 MIN_KEPT = 0.9  # share of a precomputed mask that must lie on the image
+NAMES = {"t1w": "T1w", "flair": "FLAIR"}  # inputs, and how BIDS writes them
 
 
 def precomputed_mask(path: Path, grid: Grid) -> tuple[np.ndarray, list[str]]:
@@ -49,8 +50,10 @@ def _ras(grid: Grid) -> Grid:
 
 
 class _ExtractInput(BaseInterfaceInputSpec):
-    in_file = File(exists=True, mandatory=True, desc="image with or without its skull")
-    in_mask = File(exists=True, desc="precomputed brain mask, on the image's grid or near it")
+    t1w = File(exists=True, desc="image with or without its skull")
+    flair = File(exists=True, desc="image with or without its skull")
+    t1w_mask = File(exists=True, desc="precomputed brain mask, on the T1w's grid or near it")
+    flair_mask = File(exists=True, desc="precomputed brain mask, on the FLAIR's grid or near it")
     method = traits.Enum(
         "auto",
         "deepbet",
@@ -71,21 +74,48 @@ class _ExtractInput(BaseInterfaceInputSpec):
 
 
 class _ExtractOutput(TraitedSpec):
-    out_file = File(desc="image that is exactly 0 outside the brain")
-    out_mask = File(desc="brain mask on the image's grid, uint8")
-    qc = File(desc="JSON: method, version, weights_sha256, volume_ml, notes, flags")
+    t1w = File(desc="T1w that is exactly 0 outside the brain")
+    flair = File(desc="FLAIR that is exactly 0 outside the brain")
+    t1w_mask = File(desc="brain mask on the T1w's grid, uint8")
+    flair_mask = File(desc="brain mask on the FLAIR's grid, uint8")
+    t1w_qc = File(desc="JSON: method, version, weights_sha256, volume_ml, notes, flags")
+    flair_qc = File(desc="JSON: method, version, weights_sha256, volume_ml, notes, flags")
 
 
 class ExtractBrain(SimpleInterface):
-    """Find the brain in an image of any orientation (``models.brain``)."""
+    """Find the brain in the images of a session, of any orientation (``models.brain``).
+
+    One step does it for both images, so that the networks are loaded once.
+    """
 
     input_spec = _ExtractInput
     output_spec = _ExtractOutput
 
     def _run_interface(self, runtime: Any) -> Any:
+        for modality, name in NAMES.items():
+            if isdefined(getattr(self.inputs, modality)):
+                try:
+                    self._extract(modality, Path(runtime.cwd))
+                except UnusableData as error:
+                    raise UnusableData(f"{name}: {error}") from error
+        return runtime
+
+    def _extract(self, modality: str, cwd: Path) -> None:
+        """Find the brain in one image, and write what the outputs of its modality name."""
+        data, grid = read(getattr(self.inputs, modality))
+        mask, record = self._find(data, grid, getattr(self.inputs, f"{modality}_mask"))
+        bare = intensity.masked(data, mask)
+        image, outline = (cwd / f"{modality}_{name}" for name in ("brain.nii", "mask.nii.gz"))
+        self._results[modality] = str(save_image(bare, grid.affine, image, dtype=np.float32))
+        self._results[f"{modality}_mask"] = str(
+            save_image(mask, grid.affine, outline, dtype=np.uint8)
+        )
+        self._results[f"{modality}_qc"] = str(write_json(cwd / f"{modality}_brain.json", record))
+
+    def _find(self, data: np.ndarray, grid: Grid, given: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        """Brain mask on the image's grid, and the record of how it came about."""
         from bids_stroke.models import brain as networks
 
-        data, grid = read(self.inputs.in_file)
         stripped = brain.looks_skull_stripped(data, grid.affine)
         options = networks.Options(
             device=self.inputs.device,
@@ -95,15 +125,21 @@ class ExtractBrain(SimpleInterface):
         )
         method = networks.resolve_method(
             self.inputs.method,
-            has_mask=isdefined(self.inputs.in_mask),
+            has_mask=isdefined(given),
             weights=options.weights,
             skull_stripped=stripped,
         )
-        mask, notes = self._mask(method, data, grid, options)
+        notes: list[str] = []
+        if method == "precomputed":
+            mask, notes = precomputed_mask(Path(given), grid)
+        elif method == "skip":
+            mask = brain.nonzero_mask(data)
+        else:
+            mask = self._network_mask(method, data, grid, options)
         if stripped:
             notes.append("The image was skull-stripped before.")
         ras_mask, ras_affine = geometry.to_ras(mask, grid.affine)
-        record = {
+        return mask, {
             "method": method,
             "asked": self.inputs.method,
             **networks.provenance(method, options),
@@ -112,18 +148,6 @@ class ExtractBrain(SimpleInterface):
             "notes": notes,
             "flags": brain.brain_flags(ras_mask, ras_affine),
         }
-        self._write(Path(runtime.cwd), data, mask, grid, record)
-        return runtime
-
-    def _mask(
-        self, method: str, data: np.ndarray, grid: Grid, options: Any
-    ) -> tuple[np.ndarray, list[str]]:
-        """Brain mask on the image's grid, and notes on how it came about."""
-        if method == "precomputed":
-            return precomputed_mask(Path(self.inputs.in_mask), grid)
-        if method == "skip":
-            return brain.nonzero_mask(data), []
-        return self._network_mask(method, data, grid, options), []
 
     def _network_mask(self, method: str, data: np.ndarray, grid: Grid, options: Any) -> np.ndarray:
         """Mask by a network, which sees the image in RAS order, brought back exactly."""
@@ -137,13 +161,3 @@ class ExtractBrain(SimpleInterface):
         mask = brain.clean_mask(networks.extract(method, ras, (x, y, z), options))
         back = geometry.resample(mask, geometry.Grid(mask.shape, affine), grid, order=0)
         return back.astype(np.uint8)
-
-    def _write(
-        self, cwd: Path, data: np.ndarray, mask: np.ndarray, grid: Grid, record: dict[str, Any]
-    ) -> None:
-        bare = intensity.masked(data, mask)
-        out_file = save_image(bare, grid.affine, cwd / "brain.nii.gz", dtype=np.float32)
-        out_mask = save_image(mask, grid.affine, cwd / "brain_mask.nii.gz", dtype=np.uint8)
-        self._results["out_file"] = str(out_file)
-        self._results["out_mask"] = str(out_mask)
-        self._results["qc"] = str(write_json(cwd / "brain.json", record))

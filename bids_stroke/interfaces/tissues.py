@@ -1,5 +1,9 @@
 """Tissues of a T1w by Atropos, begun by a template's maps."""
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 
 from bids_stroke.core.tissue_features import Tissues
@@ -7,6 +11,18 @@ from bids_stroke.interfaces.ants import reproducible, to_ants
 
 FLOOR = 0.01
 """Added to each prior: what lies outside the template's brain has none, and may become any."""
+
+
+@contextmanager
+def _temporary_files_removed() -> Iterator[None]:
+    """ANTsPy leaves the priors that it hands to Atropos where temporary files go."""
+    before = tempfile.tempdir
+    with tempfile.TemporaryDirectory() as folder:
+        tempfile.tempdir = folder
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
 
 
 def segment_tissues(
@@ -26,7 +42,7 @@ def segment_tissues(
     """
     maps = [np.where(brain, m + FLOOR, 0) for m in (start.csf, start.grey, start.white)]
     total = np.maximum(sum(maps), 1e-6)
-    with reproducible(seed):
+    with _temporary_files_removed(), reproducible(seed):
         import ants
 
         result = ants.atropos(

@@ -11,6 +11,7 @@ import platform
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -156,8 +157,13 @@ def _openvino(network: nn.Module, shape: tuple[int, ...], precision: str, thread
         raise CannotConvert(f"it has no bf16 on this processor ({platform.machine()})")
     try:
         example, expected, model = _converted(network, shape)
-        _check(_compiled(model, example.shape, precision, threads)[0], example, expected, precision)
-        run, release = _compiled(model, (1, *shape), precision, threads)
+        with ThreadPoolExecutor(min(threads, 2)) as pool:
+            small, whole = (
+                pool.submit(_compiled, model.clone(), size, precision, threads)
+                for size in (example.shape, (1, *shape))
+            )
+            _check(small.result()[0], example, expected, precision)
+            run, release = whole.result()
     except (RuntimeError, TypeError, ValueError, AttributeError, KeyError) as error:
         raise CannotConvert(
             f"it can't take {type(network).__name__} ({_first_line(error)})"
@@ -243,8 +249,10 @@ def _quiet() -> Iterator[None]:
 def _compiled(
     model: Any, shape: Sequence[int], precision: str, threads: int
 ) -> tuple[Callable[[torch.Tensor], torch.Tensor], Callable[[], object]]:
-    """The model, compiled for windows [1, channel, ...]: ``run`` and ``release`` of an executor."""
-    model = model.clone()
+    """The model, compiled for windows [1, channel, ...]: ``run`` and ``release`` of an executor.
+
+    The model is changed on the way.
+    """
     model.reshape({model.inputs[0]: list(shape)})
     _exact_norms(model)
     settings = {

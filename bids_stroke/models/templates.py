@@ -8,10 +8,11 @@ import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
+from platformdirs import user_cache_dir
 
 from bids_stroke.core.geometry import Grid, grid_of
 from bids_stroke.errors import InputMissing
@@ -50,7 +51,7 @@ def find_template(name: str) -> Template:
         image = _nilearn("t1")
         t1w = image.get_fdata(dtype=np.float32)
         return Template(name, t1w, t1w > 0, grid_of(image))
-    head, mask = (_templateflow(name, what) for what in ("T1w", "desc-brain_mask"))
+    head, mask = (cast(nib.Nifti1Image, nib.load(path)) for path in templateflow_files(name))
     brain = np.asanyarray(mask.dataobj) > 0
     return Template(name, head.get_fdata(dtype=np.float32) * brain, brain, grid_of(head))
 
@@ -73,14 +74,34 @@ def _nilearn(name: str) -> Any:
     return nib.load(Path(spec.origin).parent / "datasets" / "data" / _NILEARN.format(name))
 
 
-def _templateflow(name: str, what: str) -> Any:
-    """Image of TemplateFlow's folder; it keeps empty files for what was never downloaded."""
-    home = os.environ.get("TEMPLATEFLOW_HOME", "~/.cache/templateflow")
-    folder = Path(home).expanduser() / f"tpl-{name}"
-    path = folder / f"tpl-{name}_res-01_{what}.nii.gz"
-    if not path.is_file() or path.stat().st_size == 0:
+def require_template(name: str) -> None:
+    """Raise InputMissing where ``find_template`` would."""
+    if name != SHIPPED:
+        templateflow_files(name)
+
+
+def templateflow_home() -> Path:
+    """TemplateFlow's folder, where its own client looks for it."""
+    return Path(os.environ.get("TEMPLATEFLOW_HOME") or user_cache_dir("templateflow"))
+
+
+def templateflow_files(name: str) -> tuple[Path, Path]:
+    """T1w with its skull, and brain mask, of a template at 1 mm in TemplateFlow's folder.
+
+    Raises InputMissing where one of them is not there, or empty as TemplateFlow leaves what was
+    never downloaded.
+    """
+    folder = templateflow_home() / f"tpl-{name}"
+    head, mask = (_at_1_mm(folder, f"{what}.nii.gz") for what in ("T1w", "desc-brain_mask"))
+    if head is None or mask is None:
         raise InputMissing(
-            f"The template {name} is not on this machine ({path}): fetch it once by TemplateFlow, "
-            f"or use {SHIPPED}, which is always there."
+            f"The template {name} is not on this machine (at 1 mm in {folder}): fetch it once by "
+            f"'templateflow get {name} --res 1', or use {SHIPPED}, which is always there."
         )
-    return nib.load(path)
+    return head, mask
+
+
+def _at_1_mm(folder: Path, ending: str) -> Path | None:
+    """TemplateFlow writes the index of a resolution with one digit or two."""
+    paths = (folder / f"{folder.name}_res-{index}_{ending}" for index in ("1", "01"))
+    return next((path for path in paths if path.is_file() and path.stat().st_size), None)

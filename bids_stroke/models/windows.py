@@ -95,8 +95,12 @@ def _sums(
     cover: Cover,
     finish: Callable[[torch.Tensor], torch.Tensor],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weighted sum of outputs [class, z, y, x] and of the weights [z, y, x]."""
-    weight = _gaussian(cover.patch, executor.device)
+    """Weighted sum of outputs [class, z, y, x] and of the weights [z, y, x].
+
+    nnU-Net's weights fall off from a window's centre; where there is one window, they cancel out.
+    """
+    alone = torch.ones(cover.patch, device=executor.device)
+    weight = _gaussian(cover.patch, executor.device) if len(places) > 1 else alone
     weights = torch.zeros(image.shape[1:], device=executor.device)
     total = torch.zeros((1, *image.shape[1:]), device=executor.device)
     for jobs in _batches(product(places, cover.copies), executor.batch):

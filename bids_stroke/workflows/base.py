@@ -99,7 +99,7 @@ def init_pair_wf(
     """
     workflow = Workflow(name=pair.workflow_name)
     reference, point = reference_of(descriptor, pair), operating_point(descriptor, config.model)
-    threads = config.execution.threads_of(pairs, at_once=len(pair.modalities))
+    threads = config.execution.threads_of(pairs, at_once=1)
     preproc_wf = pair_preproc(config, pair, descriptor.preprocessing, reference, device, threads)
     segment_wf = init_segment_wf(
         descriptor=descriptor,

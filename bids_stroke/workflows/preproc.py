@@ -1,6 +1,6 @@
 """Preprocessing of the images of one pair, in the order that a model's descriptor states."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -88,7 +88,7 @@ class Settings:
     device: str
     sloppy: bool
     random_seed: int
-    precomputed: Collection[str]
+    precomputed: Set[str]
     whole_head: bool
 
 
@@ -222,14 +222,9 @@ def _through(workflow: Workflow, channel: Channel, node: pe.Node, *, masked: boo
 
 
 def _extract_brain(workflow: Workflow, state: State, settings: Settings) -> State:
-    return state.updated(
-        *(_extract_one(workflow, channel, settings) for channel in state.channels.values())
-    )
-
-
-def _extract_one(workflow: Workflow, channel: Channel, settings: Settings) -> Channel:
-    given = channel.name in settings.precomputed
-    on_gpu = settings.use_gpu and not given and settings.brain_extraction != "skip"
+    given = settings.precomputed & set(state.channels)
+    by_network = given != set(state.channels) and settings.brain_extraction != "skip"
+    on_gpu = settings.use_gpu and by_network
     node = pe.Node(
         ExtractBrain(
             method=settings.brain_extraction,
@@ -238,18 +233,23 @@ def _extract_one(workflow: Workflow, channel: Channel, settings: Settings) -> Ch
             use_gpu=on_gpu,
             num_threads=settings.omp_nthreads,
         ),
-        name=f"{channel.name}_brain",
+        name="brain",
         n_procs=1 if on_gpu else settings.omp_nthreads,
         mem_gb=3.5,
     )
     if settings.hdbet_weights is not None:
         node.inputs.weights = str(settings.hdbet_weights)
-    workflow.connect(*channel.image, node, "in_file")
-    if given:
-        inputnode = workflow.get_node("inputnode")
-        workflow.connect(inputnode, f"{channel.name}_mask", node, "in_mask")
-    image, mask = (node, "out_file"), (node, "out_mask")
-    _output(workflow, (node, "qc"), f"brain_qc_{channel.name}")
+    for name in sorted(given):
+        workflow.connect(workflow.get_node("inputnode"), f"{name}_mask", node, f"{name}_mask")
+    channels = state.channels.values()
+    return state.updated(*(_bare(workflow, channel, node) for channel in channels))
+
+
+def _bare(workflow: Workflow, channel: Channel, node: pe.Node) -> Channel:
+    """A channel after the node that takes its skull away."""
+    workflow.connect(*channel.image, node, channel.name)
+    image, mask = (node, channel.name), (node, f"{channel.name}_mask")
+    _output(workflow, (node, f"{channel.name}_qc"), f"brain_qc_{channel.name}")
     _to_native(workflow, mask, channel.conformed, f"{channel.name}_mask", order=0)
     return replace(channel, image=image, plain=image, mask=mask, head=channel.image)
 

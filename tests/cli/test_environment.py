@@ -10,6 +10,14 @@ from bids_stroke.config import Execution
 from bids_stroke.errors import CannotCreate
 
 
+@pytest.fixture(autouse=True)
+def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user who has fetched no template yet."""
+    monkeypatch.delenv("TEMPLATEFLOW_HOME", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "templateflow"
+
+
 def test_variables(tmp_path: Path) -> None:
     execution = Execution(work_dir=tmp_path / "work", omp_nthreads=3)
     variables = prepare(execution, {"HOME": str(tmp_path)})
@@ -25,6 +33,12 @@ def test_variables(tmp_path: Path) -> None:
 def test_what_the_user_has_set_stays(tmp_path: Path) -> None:
     environ = {"HOME": str(tmp_path), "TEMPLATEFLOW_HOME": "/mine"}
     assert "TEMPLATEFLOW_HOME" not in prepare(Execution(work_dir=tmp_path), environ)
+
+
+def test_templates_that_the_user_has_fetched_are_found(tmp_path: Path, no_cache: Path) -> None:
+    (no_cache / "tpl-MNI152NLin6Asym").mkdir(parents=True)
+    variables = prepare(Execution(work_dir=tmp_path / "work"), {"HOME": str(tmp_path)})
+    assert variables["TEMPLATEFLOW_HOME"] == str(no_cache)
 
 
 @pytest.mark.parametrize("environ", [{"HOME": "/absent/home"}, {}])

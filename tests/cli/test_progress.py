@@ -26,7 +26,7 @@ NODES = [FULL.format(wf, node) for wf in LABELS for node in ("conform_t1w", "n4_
     [
         ("sub_01_wf.preproc_wf.t1w_conform", "conform"),
         ("sub_brain_wf.preproc_wf.t1w_conform", "conform"),
-        ("sub_01_wf.preproc_wf.t1w_brain", "brain extraction"),
+        ("sub_01_wf.preproc_wf.brain", "brain extraction"),
         ("sub_01_wf.preproc_wf.flair_n4", "N4"),
         ("sub_01_wf.preproc_wf.register", "registration"),
         ("sub_01_wf.preproc_wf.t1w_mask_to_flair", "registration"),

@@ -94,6 +94,21 @@ def test_resample_equals_itk(order: int, interpolator: int, tmp_path: Path) -> N
     assert different.mean() < 2e-4
 
 
+def test_a_small_image_on_a_large_grid_equals_itk(tmp_path: Path) -> None:
+    """Only the part of the grid that sees the image is computed; the rest is ``cval``."""
+    data = phantom((6, 5, 4))
+    source = Grid(data.shape, orthogonal(OBLIQUE))
+    target = Grid((40, 36, 30), orthogonal(rigid((8, 5, -30), (-20, -25, -15))))
+    matrix = rigid((4.0, -7.0, 11.0), (1.5, -2.0, 0.7))
+    path = geometry.write_itk_affine(matrix, tmp_path / "xfm.txt")
+    ours = geometry.resample(data, source, target, transform=matrix)
+    itk = itk_resample(data, source, target, path, sitk.sitkLinear)
+    assert np.count_nonzero(itk) > 100
+    assert (np.abs(ours - itk) > 1e-3).sum() <= 2
+    away = Grid(target.shape, rigid((0, 0, 0), (500, 0, 0)) @ target.affine)
+    assert (geometry.resample(data, source, away, transform=matrix, cval=-3.0) == -3).all()
+
+
 def test_cubic_spline_equals_itk_away_from_the_edges(tmp_path: Path) -> None:
     data = phantom((30, 30, 30))
     source = Grid(data.shape, np.diag([1, 1.1, 1.3, 1]))

@@ -16,6 +16,7 @@ from bids_stroke.interfaces.ants import (
     RigidRegistration,
     judged,
     reproducible,
+    thinned,
     to_ants,
 )
 from tests.core.test_geometry import itk_image, rigid
@@ -139,6 +140,32 @@ def test_a_registration_that_makes_it_worse_is_not_used() -> None:
     used, quality = judged({**images, "moving": images["fixed"]}, np.eye(4))
     assert np.array_equal(used, np.eye(4))
     assert quality["flags"] == []
+
+
+@pytest.mark.parametrize(
+    ("sides", "step"),
+    [((1, 1, 1), (2, 2, 2)), ((0.7, 2, 6), (3, 1, 1)), ((3.5, 3.5, 3.5), (1, 1, 1))],
+)
+def test_a_registration_is_judged_at_voxels_of_two_millimetres(
+    sides: tuple[float, ...], step: tuple[int, ...]
+) -> None:
+    """Those left are where they were; the moving image, which is interpolated, keeps all."""
+    affine = rigid((5, -8, 20), (-20, 3, 9)) @ np.diag([*sides, 1.0])
+    values = np.arange(np.prod(SHAPE), dtype=np.float32).reshape(SHAPE)
+    fewer = thinned(
+        dict.fromkeys(
+            ("fixed", "fixed_mask", "moving", "moving_mask"), (values, geometry.Grid(SHAPE, affine))
+        )
+    )
+    assert fewer["moving"][0] is fewer["moving_mask"][0] is values
+    few, coarse = fewer["fixed"]
+    assert (
+        few.shape == coarse.shape == tuple(-(-n // by) for n, by in zip(SHAPE, step, strict=True))
+    )
+    at = np.array((4, 5, 4))
+    assert few[tuple(at)] == values[tuple(at * step)]
+    apply = nib.affines.apply_affine
+    np.testing.assert_allclose(apply(coarse.affine, at), apply(affine, at * step))
 
 
 def test_scans_far_apart_start_at_the_brain_centres(pair: dict[str, Path], tmp_path: Path) -> None:

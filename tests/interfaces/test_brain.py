@@ -48,13 +48,13 @@ def test_every_orientation_reaches_the_network_as_ras(codes: str, tmp_path: Path
     data, affine = reoriented(head(), AFFINE, codes)
     expected, _ = reoriented(brain_mask(), AFFINE, codes)
     path = save_image(data, affine, tmp_path / "head.nii.gz", dtype=np.float32)
-    out = ExtractBrain(in_file=path).run(cwd=tmp_path).outputs
-    mask = load_image(out.out_mask)
+    out = ExtractBrain(t1w=path).run(cwd=tmp_path).outputs
+    mask = load_image(out.t1w_mask)
     np.testing.assert_array_equal(np.asanyarray(mask.dataobj), expected)
     np.testing.assert_allclose(mask.affine, affine, atol=1e-4)
-    found = load_image(out.out_file).get_fdata()
+    found = load_image(out.t1w).get_fdata()
     np.testing.assert_allclose(found, np.where(expected, data, 0), rtol=1e-6)
-    record = read_json(out.qc)
+    record = read_json(out.t1w_qc)
     assert record["method"] == "deepbet"
     assert record["version"]
     assert record["volume_ml"] == pytest.approx(brain_mask().sum() * 0.25263, rel=1e-3)
@@ -64,9 +64,9 @@ def test_skull_stripped_input_is_detected_and_said(tmp_path: Path) -> None:
     data = np.where(brain_mask(), head(), 0)
     data = np.pad(data, 3)
     path = save_image(data, AFFINE, tmp_path / "brain.nii.gz", dtype=np.float32)
-    out = ExtractBrain(in_file=path, method="auto").run(cwd=tmp_path).outputs
-    np.testing.assert_array_equal(load_image(out.out_mask).get_fdata(), data != 0)
-    record = read_json(out.qc)
+    out = ExtractBrain(t1w=path, method="auto").run(cwd=tmp_path).outputs
+    np.testing.assert_array_equal(load_image(out.t1w_mask).get_fdata(), data != 0)
+    record = read_json(out.t1w_qc)
     assert record["method"] == "skip"
     assert record["skull_stripped_input"]
     assert any("skull-stripped" in note for note in record["notes"])
@@ -77,14 +77,14 @@ def test_explicit_skip_takes_what_is_not_zero(tmp_path: Path) -> None:
     data = np.where(brain_mask(), head(), 0)
     data[12, 14, 9] = 0
     path = save_image(data, AFFINE, tmp_path / "brain.nii.gz", dtype=np.float32)
-    out = ExtractBrain(in_file=path, method="skip").run(cwd=tmp_path).outputs
-    np.testing.assert_array_equal(load_image(out.out_mask).get_fdata(), brain_mask())
+    out = ExtractBrain(t1w=path, method="skip").run(cwd=tmp_path).outputs
+    np.testing.assert_array_equal(load_image(out.t1w_mask).get_fdata(), brain_mask())
 
 
 def test_hdbet_without_weights_is_refused(tmp_path: Path) -> None:
     path = save_image(head(), AFFINE, tmp_path / "head.nii.gz", dtype=np.float32)
     with pytest.raises(InputMissing, match="HD-BET"):
-        ExtractBrain(in_file=path, method="hd-bet").run(cwd=tmp_path)
+        ExtractBrain(t1w=path, method="hd-bet").run(cwd=tmp_path)
 
 
 def test_precomputed_mask_wins_and_turns_with_the_image(tmp_path: Path) -> None:
@@ -94,9 +94,30 @@ def test_precomputed_mask_wins_and_turns_with_the_image(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, brain_mask())
     assert notes == []
     image = save_image(head(), AFFINE, tmp_path / "head.nii.gz", dtype=np.float32)
-    out = ExtractBrain(in_file=image, in_mask=mask, method="skip").run(cwd=tmp_path).outputs
-    assert read_json(out.qc)["method"] == "precomputed"
-    np.testing.assert_array_equal(load_image(out.out_mask).get_fdata(), brain_mask())
+    out = ExtractBrain(flair=image, flair_mask=mask, method="skip").run(cwd=tmp_path).outputs
+    assert read_json(out.flair_qc)["method"] == "precomputed"
+    np.testing.assert_array_equal(load_image(out.flair_mask).get_fdata(), brain_mask())
+
+
+@pytest.mark.usefixtures("seeing")
+def test_both_images_of_a_session_each_by_its_own_way(tmp_path: Path) -> None:
+    """The T1w by the network, the FLAIR on its own grid by the mask that comes with it."""
+    turned, affine = reoriented(head(), AFFINE, "PIR")
+    mask, _ = reoriented(brain_mask(), AFFINE, "PIR")
+    files = {
+        "t1w": save_image(head(), AFFINE, tmp_path / "t1w.nii.gz", dtype=np.float32),
+        "flair": save_image(turned, affine, tmp_path / "flair.nii.gz", dtype=np.float32),
+        "flair_mask": save_image(mask, affine, tmp_path / "mask.nii.gz", dtype=np.uint8),
+    }
+    out = ExtractBrain(**files).run(cwd=tmp_path).outputs
+    assert [read_json(qc)["method"] for qc in (out.t1w_qc, out.flair_qc)] == [
+        "deepbet",
+        "precomputed",
+    ]
+    np.testing.assert_array_equal(load_image(out.t1w_mask).get_fdata(), brain_mask())
+    np.testing.assert_array_equal(load_image(out.flair_mask).get_fdata(), mask)
+    brain = load_image(out.flair).get_fdata()
+    np.testing.assert_allclose(brain, np.where(mask, turned, 0), rtol=1e-6)
 
 
 def test_precomputed_mask_of_another_head_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 """Tissues of nested balls whose grey levels are known; the priors lie beside them."""
 
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -41,3 +44,10 @@ def test_priors_with_a_weight_have_a_say() -> None:
     _, free, truth = segmented(0)
     _, led, _ = segmented(0.8)
     assert led.grey[truth[1]].mean() < free.grey[truth[1]].mean() - 0.02
+
+
+def test_no_temporary_file_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    segmented(0)
+    assert tempfile.gettempdir() == str(tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -1,13 +1,23 @@
 """The template of nilearn's wheel, and TemplateFlow's folder without a network."""
 
+from importlib.util import find_spec
 from pathlib import Path
+from zipfile import ZipFile
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from bids_stroke.config import TEMPLATES
 from bids_stroke.errors import InputMissing
-from bids_stroke.models.templates import SHIPPED, find_template, tissues
+from bids_stroke.models.templates import (
+    SHIPPED,
+    find_template,
+    require_template,
+    templateflow_files,
+    templateflow_home,
+    tissues,
+)
 
 
 def test_the_shipped_template_is_the_symmetric_one() -> None:
@@ -52,5 +62,34 @@ def test_what_was_never_fetched_is_told(
     if made:
         (tmp_path / "tpl-MNI152NLin6Asym").mkdir()
         (tmp_path / "tpl-MNI152NLin6Asym/tpl-MNI152NLin6Asym_res-01_T1w.nii.gz").touch()
-    with pytest.raises(InputMissing, match="MNI152NLin6Asym is not on this machine"):
-        find_template("MNI152NLin6Asym")
+    for ask in (find_template, require_template):
+        with pytest.raises(InputMissing, match="MNI152NLin6Asym is not on this machine"):
+            ask("MNI152NLin6Asym")
+    require_template(SHIPPED)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_files_are_named_as_templateflow_names_them(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its package holds the names of all files of all templates: some say res-1, some res-01."""
+    spec = find_spec("templateflow")
+    assert spec and spec.origin
+    with ZipFile(Path(spec.origin).parent / "conf" / "templateflow-skel.zip") as names:
+        names.extractall(tmp_path, [n for n in names.namelist() if n.startswith(f"tpl-{name}/")])
+    monkeypatch.setenv("TEMPLATEFLOW_HOME", str(tmp_path))
+    for path in (tmp_path / f"tpl-{name}").glob("*.nii.gz"):
+        path.write_bytes(b"fetched")
+    head, mask = templateflow_files(name)
+    assert head.name in (f"tpl-{name}_res-1_T1w.nii.gz", f"tpl-{name}_res-01_T1w.nii.gz")
+    assert mask.name == head.name.replace("T1w", "desc-brain_mask")
+
+
+def test_home_is_where_templateflow_has_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TEMPLATEFLOW_HOME", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert templateflow_home() == tmp_path / "templateflow"
+    monkeypatch.setenv("TEMPLATEFLOW_HOME", "/mine")
+    assert templateflow_home() == Path("/mine")

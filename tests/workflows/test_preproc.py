@@ -77,8 +77,8 @@ def test_nodes_follow_the_order_of_the_steps() -> None:
 
     assert "t1w_n4" in upstream(build(steps=OURS), "register")
     assert "register" in upstream(build(steps=S0), "t1w_n4")
-    assert "flair_reorient" in upstream(build(steps=S1), "flair_brain")
-    assert "flair_brain" in upstream(build(steps=S0), "flair_reorient")
+    assert "flair_reorient" in upstream(build(steps=S1), "brain")
+    assert "brain" in upstream(build(steps=S0), "flair_reorient")
     assert "t1w_crop" in upstream(build(steps=S1), "t1w_n4")
 
 
@@ -96,12 +96,12 @@ def test_only_brain_extraction_asks_for_the_gpu() -> None:
         for name in workflow.list_node_names()
         if getattr(workflow.get_node(name).inputs, "use_gpu", False) is True
     }
-    assert on_gpu == {"t1w_brain", "flair_brain"}
-    assert workflow.get_node("t1w_brain").n_procs == 1
-    assert build(omp_nthreads=4).get_node("t1w_brain").n_procs == 4
-    given = build(brain_extraction="auto", use_gpu=True, precomputed=frozenset({"T1w"}))
-    assert not given.get_node("t1w_brain").inputs.use_gpu
-    assert given.get_node("flair_brain").inputs.use_gpu
+    assert on_gpu == {"brain"}
+    assert workflow.get_node("brain").n_procs == 1
+    assert build(omp_nthreads=4).get_node("brain").n_procs == 4
+    for given, asks in (({"T1w"}, True), ({"T1w", "FLAIR"}, False)):
+        workflow = build(brain_extraction="auto", use_gpu=True, precomputed=frozenset(given))
+        assert workflow.get_node("brain").inputs.use_gpu is asks
 
 
 @pytest.mark.parametrize(
@@ -264,6 +264,6 @@ def test_a_network_may_see_whole_heads(modalities: tuple[str, ...]) -> None:
         names["t1w"] = "t1w_head_to_flair"
     for modality in modalities:
         assert sources[f"network_{modality.lower()}"].endswith(names[modality.lower()])
-    assert sources["network_mask"].endswith("_brain")
+    assert sources["network_mask"].endswith(".brain")
     assert "with their skull" in workflow.__desc__
     assert "with their skull" not in build(steps=steps, modalities=modalities).__desc__
