@@ -1,4 +1,4 @@
-"""Write a run's averaged weights as the package's embedded model, and its files' checksums.
+"""Write a run's averaged weights as the package's model of the recipe's name, with checksums.
 
 ``--blend`` takes the mean of them and of earlier ones (Wortsman et al. 2022, WiSE-FT):
 fine-tuned weights that have grown too careful get back what they lost, and keep what they learnt.
@@ -55,14 +55,15 @@ def main() -> None:
     iteration, weights = state["iteration"], state["average"]
     if args.blend:
         weights = blended(weights, final_weights(args.blend), args.share)
+    name = args.recipe.stem
     files = export(
-        args.models / "embedded",
+        args.models / name,
         network_of(recipe),
         weights,
         name="Dataset001_EmbeddedStroke",
         samples=iteration * (recipe.plan.batch_size or 2),
     )
-    descriptor = args.models / "embedded.toml"
+    descriptor = args.models / f"{name}.toml"
     text = descriptor.read_text(encoding="utf-8")
     new, count = _FILES.subn(files_table(files, args.models), text, count=1)
     if count != 1:

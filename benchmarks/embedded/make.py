@@ -31,6 +31,7 @@ def network_of(recipe: Recipe) -> Network:
     if plan.patch is None or plan.spacing is None:
         raise SystemExit("The recipe must state patch and spacing.")
     return Network(
+        channels=recipe.channels,
         features=tuple(kwargs["features_per_stage"]),
         encoder_convs=tuple(kwargs["n_conv_per_stage"]),
         decoder_convs=tuple(kwargs["n_conv_per_stage_decoder"]),
@@ -86,6 +87,7 @@ def main() -> None:
     network, schedule = network_of(recipe), schedule_of(recipe, args.minutes * 60)
     grid = spacing_of(load_grid(args.run))
     samples = Samples(
+        channels=network.channels,
         patch=network.patch[::-1],
         grid=grid,
         spacing=network.spacing,

@@ -24,6 +24,7 @@ from bids_stroke.core.bias import n4
 IGNORE = 2
 VISIBLE = 0.4  # standard deviations of the brain
 THICKEST_MM = 6.0
+BORDER_MM = 5.0
 MODALITIES = ("T1w", "FLAIR")
 VOLUMES = ("t1w", "flair", "csf", "gm", "wm", "brain", "ignore", "ventricle")
 Float3D = NDArray[np.float32]
@@ -66,8 +67,12 @@ class Placed:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What the samples are like. ``grid`` and ``spacing``: mm of the anatomies, of the samples."""
+    """What the samples are like. ``grid`` and ``spacing``: mm of the anatomies, of the samples.
 
+    ``channels``: those of the network; ``both_channels`` and ``t1w_only`` say which a sample shows.
+    """
+
+    channels: tuple[str, ...] = MODALITIES
     patch: tuple[int, int, int] = (64, 80, 64)  # x, y, z
     grid: float = 1.5
     spacing: float = 1.5
@@ -86,6 +91,8 @@ class Recipe:
     n4_levels: int = 2
     both_channels: float = 0.5
     t1w_only: float = 0.25
+    atrophy: float = 0.0  # brains whose fluid spaces are wider, as those of the old
+    wider_mm: tuple[float, float] = (1.0, 5.0)  # what a border of fluid moves by, about
 
 
 def load_anatomies(folder: Path, grid: float) -> list[Anatomy]:
@@ -128,9 +135,10 @@ class Sampler:
         self.shapes = sorted(shapes, key=lambda shape: shape.ml)
         self.recipe = recipe
         self._log_ml = np.log([shape.ml for shape in self.shapes])
+        self._slopes: dict[str, torch.Tensor] = {}
 
     def sample(self, rng: np.random.Generator) -> tuple[Float3D, NDArray[np.int8]]:
-        """Draw (image [2, z, y, x] float32, label [z, y, x] of 0, 1 and IGNORE)."""
+        """Draw (image [channel, z, y, x] float32, label [z, y, x] of 0, 1 and IGNORE)."""
         channels = self._channels(rng)
         anatomy = self._anatomy(channels, rng)
         lesions = self._lesions(anatomy, rng)
@@ -149,7 +157,8 @@ class Sampler:
         image = scanned(painted, brain, channels, self.recipe, scanner)
         without = scanned(healthy, brain, channels, self.recipe, scanner) if soft else image
         label = _label(soft, np.abs(image - without), patches["ignore"], brain)
-        return np.ascontiguousarray(image.transpose(0, 3, 2, 1)), label.transpose(2, 1, 0).copy()
+        kept = image[[MODALITIES.index(name) for name in self.recipe.channels]]
+        return np.ascontiguousarray(kept.transpose(0, 3, 2, 1)), label.transpose(2, 1, 0).copy()
 
     def _channels(self, rng: np.random.Generator) -> tuple[str, ...]:
         draw = rng.random() - self.recipe.both_channels
@@ -241,7 +250,18 @@ class Sampler:
             amplitude=rng.uniform(0, 3.0) / self.recipe.grid,
             scale=rng.uniform(18, 37.5) / self.recipe.spacing,
         )
-        return (points + at_each(centre) + bend).astype(np.float32)
+        points = (points + at_each(centre) + bend).astype(np.float32)
+        return self._atrophied(anatomy, points, rng) if self.recipe.atrophy else points
+
+    def _atrophied(self, anatomy: Anatomy, points: Float3D, rng: np.random.Generator) -> Float3D:
+        """Some brains with wider fluid spaces; the slope of an anatomy's fluid is kept."""
+        if rng.random() > self.recipe.atrophy:
+            return points
+        if anatomy.name not in self._slopes:
+            csf = anatomy.volumes[VOLUMES.index("csf")].numpy()
+            self._slopes[anatomy.name] = torch.from_numpy(fluid_slope(csf, self.recipe.grid))
+        wider = rng.uniform(*self.recipe.wider_mm) / self.recipe.grid
+        return towards_fluid(points, self._slopes[anatomy.name], wider)
 
     def _images(self, anatomy: Anatomy, patches: Patches, rng: np.random.Generator) -> Patches:
         """Both modalities, about 0..1: the scan, a contrast made of tissues, or a mixture."""
@@ -316,6 +336,24 @@ def pull(volumes: torch.Tensor, points: Float3D) -> Float3D:
 def pulled(lesion: Placed, points: Float3D) -> Float3D:
     """Soft mask of a lesion at points (3, x, y, z) in voxels of its anatomy."""
     return pull(torch.from_numpy(lesion.mask)[None], points - at_each(lesion.start))[0]
+
+
+def fluid_slope(csf: Float3D, grid: float) -> Float3D:
+    """Direction (3, x, y, z) of fluid from each voxel, of length 1 at a plane border.
+
+    The gradient of the share of fluid, smoothed by BORDER_MM; ``grid``: mm of a voxel's side.
+    """
+    sigma = BORDER_MM / grid
+    smooth = ndimage.gaussian_filter(csf.astype(np.float32), sigma)
+    return np.stack(np.gradient(smooth)).astype(np.float32) * np.float32(sigma * np.sqrt(2 * np.pi))
+
+
+def towards_fluid(points: Float3D, slope: torch.Tensor, wider: float) -> Float3D:
+    """Points (3, x, y, z) that look ``wider`` voxels nearer to fluid, so that fluid spaces grow.
+
+    At a border the full way, beyond it less, as ``slope`` (``fluid_slope``) has it.
+    """
+    return points + np.float32(wider) * pull(slope, points)
 
 
 def at_each(vector: NDArray[np.number]) -> Float3D:
@@ -403,20 +441,12 @@ def scanned(
     recipe: Recipe,
     seed: int,
 ) -> Float3D:
-    """The channels (2, x, y, z) as a scanner of this seed gives them; the missing ones are 0."""
-    image = finish(images, brain, recipe, np.random.default_rng(seed))
-    image[[name not in channels for name in MODALITIES]] = 0
-    return image
+    """The channels (2, x, y, z) as a scanner of this seed gives them; the missing ones are 0.
 
-
-def finish(
-    images: Mapping[str, Float3D],
-    brain: NDArray[np.bool_],
-    recipe: Recipe,
-    rng: np.random.Generator,
-) -> Float3D:
-    """Scan both modalities, move FLAIR a little, cut out a fallible brain, N4, standardise."""
-    channels, spacing = [], recipe.spacing
+    Scan both modalities, move FLAIR a little, cut out a fallible brain, N4, standardise.
+    """
+    rng, spacing = np.random.default_rng(seed), recipe.spacing
+    finished = []
     mask = fallible_mask(brain, spacing, rng)
     corrected = rng.random() < recipe.n4
     for name in MODALITIES:
@@ -424,10 +454,11 @@ def finish(
         image = scan(whole, spacing, rng)
         if name == "FLAIR" and rng.random() < 0.3:
             image = ndimage.shift(image, rng.normal(0, 0.6, 3) / spacing, order=1, mode="nearest")
-        if corrected:
+        if corrected and name in channels:
             image = n4(image, mask, np.eye(4), levels=recipe.n4_levels)
-        channels.append(standardise(image, mask, rng))
-    return np.stack(channels)
+        image = standardise(image, mask, rng)
+        finished.append(image if name in channels else np.zeros_like(image))
+    return np.stack(finished)
 
 
 def fallible_mask(

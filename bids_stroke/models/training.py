@@ -31,6 +31,7 @@ BINS_ML = {"small": (0.0, 1.0), "medium": (1.0, 10.0), "large": (10.0, float("in
 class Network:
     """A PlainConvUNet: features and convolutions by stage, patch in (z, y, x), spacing in mm."""
 
+    channels: tuple[str, ...] = MODALITIES
     features: tuple[int, ...] = (16, 32, 64, 128, 160)
     encoder_convs: tuple[int, ...] = (1, 2, 2, 2, 2)
     decoder_convs: tuple[int, ...] = (1, 1, 1, 1)
@@ -84,8 +85,8 @@ def _configuration(network: Network, name: str) -> dict[str, Any]:
         "patch_size": list(network.patch),
         "median_image_size_in_voxels": [mm / network.spacing for mm in _BRAIN_MM],
         "spacing": [network.spacing] * 3,
-        "normalization_schemes": ["ZScoreNormalization"] * len(MODALITIES),
-        "use_mask_for_norm": [True] * len(MODALITIES),
+        "normalization_schemes": ["ZScoreNormalization"] * len(network.channels),
+        "use_mask_for_norm": [True] * len(network.channels),
         "resampling_fn_data": "resample_data_or_seg_to_shape",
         "resampling_fn_seg": "resample_data_or_seg_to_shape",
         "resampling_fn_data_kwargs": {**resampling, "order": 3},
@@ -110,15 +111,17 @@ def plans(network: Network, name: str) -> dict[str, Any]:
         "configurations": {CONFIGURATION: _configuration(network, name)},
         "experiment_planner_used": "ExperimentPlanner",
         "label_manager": "LabelManager",
-        "foreground_intensity_properties_per_channel": {str(i): {} for i in range(len(MODALITIES))},
+        "foreground_intensity_properties_per_channel": {
+            str(i): {} for i in range(len(network.channels))
+        },
     }
 
 
-def dataset_json(name: str, samples: int) -> dict[str, Any]:
+def dataset_json(network: Network, name: str, samples: int) -> dict[str, Any]:
     """nnU-Net v2 ``dataset.json``: channels by modality, background and lesion."""
     return {
         "name": name,
-        "channel_names": {str(i): modality for i, modality in enumerate(MODALITIES)},
+        "channel_names": {str(i): modality for i, modality in enumerate(network.channels)},
         "labels": {"background": 0, "lesion": 1},
         "numTraining": samples,
         "file_ending": ".nii.gz",
@@ -135,7 +138,7 @@ def build(network: Network, *, deep_supervision: bool = True) -> nn.Module:
         chosen["network_class_name"],
         chosen["arch_kwargs"],
         chosen["_kw_requires_import"],
-        len(MODALITIES),
+        len(network.channels),
         2,
         allow_init=True,
         deep_supervision=deep_supervision,
@@ -218,7 +221,7 @@ class Trainer:
         return max(self.iteration / self.schedule.iterations, self.elapsed / self.schedule.seconds)
 
     def step(self, image: torch.Tensor, label: torch.Tensor) -> dict[str, Any]:
-        """One update on a batch (b, 2, z, y, x) with its label (b, z, y, x)."""
+        """One update on a batch (b, channel, z, y, x) with its label (b, z, y, x)."""
         rate = self.schedule.rate(self.progress(), self.iteration)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -318,6 +321,6 @@ def export(
         "inference_allowed_mirroring_axes": None,
     }
     final = save_checkpoint(folder / "fold_0" / "checkpoint_final.pth", checkpoint)
-    write_json(folder / "dataset.json", dataset_json(name, samples))
+    write_json(folder / "dataset.json", dataset_json(network, name, samples))
     write_json(folder / "plans.json", plans(network, name))
     return [final, folder / "dataset.json", folder / "plans.json"]

@@ -79,6 +79,19 @@ def test_samples_are_standardised_and_repeatable(sampler):
     assert seen == {(True, True), (True, False), (False, True)}
 
 
+def test_a_sample_has_the_channels_of_the_network(sampler):
+    """Equal ones, whatever other channels a network sees."""
+    shown = replace(sampler.recipe, both_channels=0.0, t1w_only=1.0)
+    alone = sampling.Sampler(sampler.anatomies, sampler.shapes, replace(shown, channels=("T1w",)))
+    both = sampling.Sampler(sampler.anatomies, sampler.shapes, shown)
+    for seed in range(5):
+        image, label = alone.sample(np.random.default_rng(seed))
+        two, same = both.sample(np.random.default_rng(seed))
+        np.testing.assert_array_equal(image, two[:1])
+        np.testing.assert_array_equal(label, same)
+        assert image.any() and not two[1].any()
+
+
 def test_a_flair_is_mostly_a_real_one(sampler):
     (own,) = sampler.anatomies
     drawn = sampling.Sampler([own, replace(own, has_flair=False)], [], sampler.recipe)
@@ -183,6 +196,42 @@ def test_flowing_fluid_brightens_fluid_alone():
     assert max(change.max() for change in changes) > 0.2
 
 
+@pytest.mark.parametrize("grid", [1.0, 2.0])
+@pytest.mark.parametrize("wider_mm", [1.0, 3.0])
+def test_a_border_of_fluid_moves_into_the_tissue(grid, wider_mm):
+    """By as much as sum and slope have it: x + w exp(-x^2 / 2 s^2) ends where x is the border."""
+    side, sigma = round(80 / grid), sampling.BORDER_MM / grid
+    csf = np.zeros((side, 8, 8), np.float32)
+    csf[side // 2 :] = 1
+    slope = torch.from_numpy(sampling.fluid_slope(csf, grid))
+    points = np.stack(np.meshgrid(*map(np.arange, csf.shape), indexing="ij")).astype(np.float32)
+    moved = sampling.towards_fluid(points, slope, wider_mm / grid)
+    shown = sampling.pull(torch.from_numpy(csf)[None], moved)[0]
+    won_mm = (shown[:, 4, 4].sum() - csf[:, 4, 4].sum()) * grid
+    expected = wider_mm / grid
+    for _ in range(50):
+        expected = wider_mm / grid * np.exp(-(expected**2) / (2 * sigma**2))
+    assert won_mm == pytest.approx(expected * grid, abs=0.1 * grid)
+    np.testing.assert_allclose(moved[1:], points[1:], atol=1e-4)
+    np.testing.assert_array_equal(moved[:, : side // 8], points[:, : side // 8])
+
+
+def test_atrophied_samples_hold_more_fluid(sampler):
+    def fluid(recipe):
+        drawing = sampling.Sampler(sampler.anatomies, sampler.shapes, recipe)
+        anatomy, csf = drawing.anatomies[0], sampling.VOLUMES.index("csf")
+        return [
+            sampling.pull(
+                anatomy.volumes, drawing._points(anatomy, [], np.random.default_rng(seed))
+            )[csf].sum()
+            for seed in range(6)
+        ]
+
+    plain = fluid(sampler.recipe)
+    wide = fluid(replace(sampler.recipe, atrophy=1.0, wider_mm=(3.0, 5.0)))
+    assert all(b > a for a, b in zip(plain, wide, strict=True))
+
+
 def test_what_lies_outside_the_brain_is_dark_or_bright():
     means = [
         sampling.outside_brain((12,) * 3, np.random.default_rng(seed)).mean() for seed in range(30)
@@ -211,9 +260,7 @@ def test_n4_takes_the_bias_off_a_sample():
     recipe = sampling.Recipe(spacing=6.0, brain_ml=(30.0, 45.0))
 
     def between_ends(share):
-        image = sampling.finish(
-            images, brain, replace(recipe, n4=share), np.random.default_rng(11)
-        )[0]
+        image = sampling.scanned(images, brain, ("T1w",), replace(recipe, n4=share), 11)[0]
         return image[36:].mean() - image[:12].mean()
 
     assert between_ends(0.0) > 1
@@ -279,21 +326,25 @@ def test_the_clock_ends_a_run(sampler, tmp_path):
     assert trainer.iteration == 1
 
 
-def test_nnunet_loads_the_exported_folder(tmp_path):
+@pytest.mark.parametrize("channels", [("T1w", "FLAIR"), ("T1w",)])
+def test_nnunet_loads_the_exported_folder(tmp_path, channels):
     ensure_torchvision()
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-    network = training.build(SMALL)
+    small = replace(SMALL, channels=channels)
+    network = training.build(small)
     files = training.export(
-        tmp_path / "model", SMALL, network.state_dict(), name="Dataset001_Test", samples=3
+        tmp_path / "model", small, network.state_dict(), name="Dataset001_Test", samples=3
     )
+    stated = json.loads((tmp_path / "model" / "dataset.json").read_text())["channel_names"]
+    assert tuple(stated.values()) == channels
     assert torch.load(files[0], weights_only=True)["trainer_name"] == "nnUNetTrainer"
     parameters = sum(p.numel() for p in network.parameters())
     assert files[0].stat().st_size < 2 * parameters + 60_000  # half precision, aliases once
     predictor = nnUNetPredictor(device=torch.device("cpu"), use_mirroring=False, verbose=False)
     predictor.initialize_from_trained_model_folder(str(tmp_path / "model"), (0,))
     predictor.network.load_state_dict(predictor.list_of_parameters[0])
-    image = torch.randn((1, 2, 16, 16, 16))
+    image = torch.randn((1, len(channels), 16, 16, 16))
     network.eval()
     with torch.no_grad():
         expected = network(image)[0]
