@@ -267,6 +267,7 @@ def _describe_adapted(
         description=f"{origin[0].upper()}{origin[1:]}, new channels by {new_channel}, not trained "
         f"further: to start training from. {source.description}",
         channels=channels,
+        automatic=False,  # before it is trained, it finds nothing that can be relied on
         inputs=tuple(dict.fromkeys((channels, *started))),
         preprocessing=replace(
             source.preprocessing, reference=reference if reference in channels else channels[0]

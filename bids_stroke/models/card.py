@@ -77,7 +77,8 @@ def _what(model: Descriptor) -> list[tuple[str, str]]:
         ("version", model.version),
         ("runs on", runs_on(model)),
         ("channels", ", ".join(model.channels)),
-        ("trained on synthetic lesions", "yes" if model.synthetic else "no"),
+        *([("trained on synthetic lesions", "yes")] if model.synthetic else []),
+        *([] if model.automatic else [("runs", "only when named by --model")]),
     ]
 
 

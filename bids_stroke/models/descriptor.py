@@ -393,9 +393,10 @@ def find(model: str, models_dir: Path | None = None) -> Descriptor:
     raise InputMissing(f"There is no model '{model}': installed are {names}.")
 
 
-def _rank(model: Descriptor, modalities: tuple[str, ...]) -> tuple[int, bool, str]:
-    """Order of preference: uses more of the session, trained on real lesions, newer version."""
-    return len(accepted(model, modalities)), not model.synthetic, model.version
+def _rank(model: Descriptor, modalities: tuple[str, ...]) -> tuple[int, bool, bool, str]:
+    """Order of preference: uses more of the session, real lesions, no channel empty, newer."""
+    used = len(accepted(model, modalities))
+    return used, not model.synthetic, used == len(model.channels), model.version
 
 
 def _is_candidate(model: Descriptor, modalities: tuple[str, ...]) -> bool:

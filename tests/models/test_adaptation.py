@@ -209,6 +209,7 @@ def test_a_model_folder_is_adapted_and_says_so(tmp_path: Path) -> None:
     assert model.inputs == (("FLAIR", "T1w"),)
     assert "adapted from tiny 1.0 (T1w)" in model.evaluation["state"]
     assert "not trained further" in model.description
+    assert descriptor.choose("auto", ("T1w", "FLAIR"), tmp_path / "store")[0].name == "embedded"
     assert predictor.available_folds(model) == ("0", "1")
     table = read_json(model.model_folder / "plans.json")["configurations"]["3d_fullres"]
     assert table["normalization_schemes"] == ["ZScoreNormalization"] * 2

@@ -120,6 +120,13 @@ def test_auto_prefers_real_lesions_to_synthetic(tmp_path: Path) -> None:
     assert chosen.name == "tiny"
 
 
+def test_auto_prefers_the_model_made_for_these_images(tmp_path: Path) -> None:
+    """Before a newer one that leaves a channel empty."""
+    path = write_model(tmp_path, channels=("FLAIR",), inputs=(("FLAIR",),))
+    path.write_text(path.read_text().replace('version = "1.0"', 'version = "0.1"'))
+    assert descriptor.choose("auto", ("FLAIR",), tmp_path)[0].name == "tiny"
+
+
 def test_a_named_model_must_fit_the_session(tmp_path: Path) -> None:
     write_model(tmp_path, inputs=(BOTH,))
     with pytest.raises(UnusableData, match="needs T1w \\+ FLAIR"):
