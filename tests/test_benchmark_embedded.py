@@ -270,6 +270,18 @@ def test_a_case_is_scored_on_the_images_that_it_has(
 
     monkeypatch.setattr(evaluate, "probability", seen)
     files = [tmp_path / "head_001.npz"]
-    lesions, cases = evaluate.evaluate(None, files, [(0.5, 10.0)], [evaluate.AS_IS])
+    model = SimpleNamespace(descriptor=SimpleNamespace(inputs=evaluate.INPUTS))
+    lesions, cases = evaluate.evaluate(model, files, [(0.5, 10.0)], [evaluate.AS_IS])
     assert cases["inputs"].tolist() == ["T1w"]
     assert lesions["dice_near"].tolist() == [1.0]
+
+
+def test_a_model_is_scored_on_the_inputs_that_it_accepts(
+    evaluate: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.savez(tmp_path / "head_001.npz", **made_case(18.0), places=["white matter"])
+    monkeypatch.setattr(evaluate, "probability", lambda *seen: np.zeros_like(seen[1]["T1w"]))
+    model = SimpleNamespace(descriptor=SimpleNamespace(inputs=(("T1w",),)))
+    files = [tmp_path / "head_001.npz"]
+    _, cases = evaluate.evaluate(model, files, [(0.5, 10.0)], [evaluate.AS_IS])
+    assert cases["inputs"].tolist() == ["T1w"]

@@ -137,9 +137,13 @@ def evaluate(
     points: list[tuple[float, float]],
     conditions: Iterable[str],
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rows of lesions and of cases, for each condition, set of inputs and operating point."""
+    """Rows of lesions and of cases, for each condition, set of inputs and operating point.
+
+    Sets of inputs are those that the model accepts and the scans have.
+    """
     lesions, cases = [], []
-    for file, condition, inputs in itertools.product(files, conditions, INPUTS):
+    accepted = [inputs for inputs in INPUTS if inputs in predictor.descriptor.inputs]
+    for file, condition, inputs in itertools.product(files, conditions, accepted):
         if condition != AS_IS and (inputs == ("T1w",) or "ses-02" in file.name):
             continue  # the slices of FLAIR don't touch it; one session is enough to see a loss
         with np.load(file) as arrays:
