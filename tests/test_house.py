@@ -66,6 +66,7 @@ def test_wheel_holds_the_data(tmp_path: Path) -> None:
         "bids_stroke/data/models/embedded.toml",
         "bids_stroke/data/models/embedded/plans.json",
         "bids_stroke/data/models/embedded/fold_0/checkpoint_final.pth",
+        "bids_stroke/data/models/embedded-t1w/fold_0/checkpoint_final.pth",
     ):
         assert needed in names
 

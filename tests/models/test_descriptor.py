@@ -142,15 +142,6 @@ def test_a_model_is_found_by_name_file_and_folder(tmp_path: Path) -> None:
         descriptor.find("unheard-of", tmp_path)
 
 
-def test_embedded_model_is_whole_and_says_what_it_is() -> None:
-    model = descriptor.find("embedded")
-    descriptor.verify(model)
-    assert model.synthetic
-    assert "synthetic" in model.training_data.lower()
-    assert set(model.inputs) == {BOTH, ("T1w",), ("FLAIR",)}
-    assert sum(f.size for f in model.files) <= 12_000_000
-
-
 def test_a_link_that_leaves_the_folder_is_refused(tmp_path: Path) -> None:
     path = write_model(tmp_path / "store")
     (tmp_path / "elsewhere.json").write_text("{}")
@@ -196,7 +187,7 @@ def test_known_models_of_the_guide_are_there() -> None:
 
 def test_known_models_are_never_chosen_while_absent(tmp_path: Path) -> None:
     chosen, _ = descriptor.choose("auto", ("T1w",), tmp_path)
-    assert chosen.name == "embedded"
+    assert chosen.name == "embedded-t1w"
     with pytest.raises(InputMissing, match="not installed .* show isles26-d507-topk10"):
         descriptor.choose("isles26-d507-topk10", ("T1w",), tmp_path)
 

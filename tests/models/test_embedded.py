@@ -1,4 +1,4 @@
-"""The embedded model as it ships: whole, small, honest about itself, and able to find a lesion."""
+"""The embedded models as they ship: whole, small, honest, and able to find a lesion."""
 
 from __future__ import annotations
 
@@ -16,28 +16,35 @@ from bids_stroke.models import descriptor as descriptors
 from bids_stroke.models import recipe as recipes
 from bids_stroke.models.predictor import Predictor, load, predict
 
+INPUTS = {"embedded": {("T1w", "FLAIR"), ("T1w",), ("FLAIR",)}, "embedded-t1w": {("T1w",)}}
 
-@pytest.fixture(scope="module")
-def model() -> descriptors.Descriptor:
-    return descriptors.load(data.path("models", "embedded.toml"))
+
+@pytest.fixture(scope="module", params=INPUTS)
+def model(request: pytest.FixtureRequest) -> descriptors.Descriptor:
+    return descriptors.load(data.path("models", f"{request.param}.toml"))
 
 
 def test_files_are_those_of_the_descriptor(model):
     descriptors.verify(model)
     stated = {model.root / file.path for file in model.files}
     assert stated == {path for path in model.model_folder.rglob("*") if path.is_file()}
-    assert sum(path.stat().st_size for path in stated) < 12e6
+
+
+def test_all_together_are_small():
+    found = [descriptors.load(data.path("models", f"{name}.toml")) for name in INPUTS]
+    assert sum(file.size for model in found for file in model.files) < 16e6
 
 
 def test_it_says_that_it_is_synthetic(model):
     assert model.synthetic
     assert "not for care" in model.intended_use
-    assert set(model.inputs) == {("T1w", "FLAIR"), ("T1w",), ("FLAIR",)}
+    assert "synthetic" in model.training_data.lower()
+    assert set(model.inputs) == INPUTS[model.name]
     assert model.evaluation["scans"]
 
 
 def test_its_network_is_that_of_its_recipe(model):
-    recipe = recipes.find("embedded")
+    recipe = recipes.find(model.name)
     recipe = recipe.of_stage(recipe.stages[-1])
     plans = read_json(model.model_folder / "plans.json")
     (settings,) = plans["configurations"].values()
@@ -49,11 +56,6 @@ def test_its_network_is_that_of_its_recipe(model):
     assert tuple(settings["spacing"]) == recipe.plan.spacing
     assert (model.inputs, model.preprocessing) == (recipe.inputs, recipe.preprocessing)
     assert model.inference.step_size == recipe.inference.step_size
-
-
-@pytest.fixture(scope="module")
-def predictor(model: descriptors.Descriptor) -> Predictor:
-    return load(model)
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +77,17 @@ def head() -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
     return scaled, soft > 0.5, brain
 
 
-@pytest.mark.parametrize("names", [("T1w", "FLAIR"), ("FLAIR",), ("T1w",)])
-def test_it_finds_a_plain_lesion_with_each_set_of_inputs(predictor, head, names):
+@pytest.fixture(scope="module")
+def predictor(model: descriptors.Descriptor) -> Predictor:
+    return load(model)
+
+
+def test_it_finds_a_plain_lesion_with_each_set_of_inputs(predictor, head):
+    for names in predictor.descriptor.inputs:
+        finds_a_plain_lesion(predictor, head, names)
+
+
+def finds_a_plain_lesion(predictor, head, names):
     images, lesion, brain = head
     probability = predict(predictor, {n: images[n] for n in names}, [2.0, 2.0, 2.0])
     found = (probability >= predictor.descriptor.operating_point.threshold) & brain
@@ -85,7 +96,8 @@ def test_it_finds_a_plain_lesion_with_each_set_of_inputs(predictor, head, names)
 
 
 @pytest.mark.slow
-def test_what_it_finds_in_a_real_scan_is_mostly_real(model, real_data):
+def test_what_it_finds_in_a_real_scan_is_mostly_real(real_data):
+    model = descriptors.load(data.path("models", "embedded.toml"))
     images = {}
     for name in ("T1w", "FLAIR", "label-lesion_mask"):
         image = nib.load(real_data / "ms_mni" / f"patient26_{name}.nii.gz")

@@ -25,7 +25,7 @@ def test_the_model_comes_with_the_program_and_is_run_by_name_only() -> None:
     assert "synthetic" in model.training_data
     parameters = lesiongnb.read_parameters(model.model_folder)
     assert parameters.means[1][0] > parameters.means[0][0]
-    assert descriptor.choose("auto", ("T1w",))[0].name == "embedded"
+    assert descriptor.choose("auto", ("T1w",))[0].name == "embedded-t1w"
     assert descriptor.choose("lesiongnb", ("T1w", "FLAIR"))[0].name == "lesiongnb"
     with pytest.raises(UnusableData, match="needs T1w"):
         descriptor.choose("lesiongnb", ("FLAIR",))
