@@ -1,4 +1,4 @@
-"""What half precision changes on real scans: the embedded model in fp16, as a GPU has it, and bf16.
+"""What half precision changes on real scans: embedded models in fp16, as a GPU has it, and bf16.
 
     python benchmarks/half.py SHARED [--quick]
 
@@ -7,10 +7,11 @@ CPU: what goes into and comes out of every layer is rounded to fp16, all between
 weights are stored in fp16 already. bf16 is OpenVINO's, where the processor has it. Both are
 compared with torch in fp32 within the brain: patient26 (T1w + FLAIR, and each alone) and every
 session of ``ms_raw`` (each image alone on its own grid, with the publisher's brain mask; not with
-``--quick``). The last line is one JSON object.
+``--quick``), each by the model that is the default for it. The last line is one JSON object.
 """
 
 import argparse
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +76,11 @@ def sessions(shared: Path) -> list[Scan]:
     return found
 
 
-def predictors() -> dict[str, predictor.Predictor]:
-    """The embedded model exactly, in fp16 as on a GPU, and in bf16 where it can be had."""
+@cache
+def predictors(name: str) -> dict[str, predictor.Predictor]:
+    """A model exactly, in fp16 as on a GPU, and in bf16 where it can be had."""
     ensure_torchvision()
-    model = descriptor.find("embedded")
+    model = descriptor.find(name)
     found = {name: predictor.load(model, exact=True) for name in ("fp32", "fp16")}
     round_to_half(found["fp16"].network)
     if executors.has_openvino() and executors.can_bf16():
@@ -86,10 +88,14 @@ def predictors() -> dict[str, predictor.Predictor]:
     return found
 
 
-def compare(scan: Scan, models: dict[str, predictor.Predictor], threshold: float) -> list[Any]:
+def compare(scan: Scan) -> list[dict[str, Any]]:
     """A row for each half precision: largest difference, Dice of the masks, voxels of both."""
     name, channels, brain, zooms = scan
-    maps = {key: predictor.predict(model, channels, zooms) for key, model in models.items()}
+    model, _ = descriptor.choose("auto", tuple(channels))
+    threshold = model.operating_point.threshold
+    maps = {
+        key: predictor.predict(one, channels, zooms) for key, one in predictors(model.name).items()
+    }
     exact = maps.pop("fp32")
     mask = (exact >= threshold) & brain
     rows = []
@@ -99,6 +105,7 @@ def compare(scan: Scan, models: dict[str, predictor.Predictor], threshold: float
         rows.append(
             {
                 "scan": name,
+                "model": model.name,
                 "precision": key,
                 "max_abs_difference": round(difference, 5),
                 "dice": round(voxelwise(mask, other)["dice"], 5),
@@ -115,10 +122,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="patient26 only")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    models = predictors()
-    threshold = descriptor.find("embedded").operating_point.threshold
     scans = patient(arguments.shared) + ([] if arguments.quick else sessions(arguments.shared))
-    rows = [row for scan in scans for row in compare(scan, models, threshold)]
+    rows = [row for scan in scans for row in compare(scan)]
     print_table(rows)
     worst = {
         key: {
@@ -127,8 +132,7 @@ def main() -> None:
             ),
             "least_dice": min(r["dice"] for r in rows if r["precision"] == key),
         }
-        for key in models
-        if key != "fp32"
+        for key in dict.fromkeys(row["precision"] for row in rows)
     }
     finish(worst)
 
