@@ -287,6 +287,13 @@ def no_subject(root: Path) -> None:
     (root / "bids" / "sub-01").rename(root / "bids" / "subject01")
 
 
+def only_derived(root: Path) -> None:
+    described(NAMED + ', "DatasetType": "derivative"}')(root)
+    for image in list((root / "bids" / "sub-01" / "anat").glob("*.nii.gz")):
+        stem, _, suffix = image.name.partition(".")[0].rpartition("_")
+        image.rename(image.with_name(f"{stem}_desc-preproc_{suffix}.nii.gz"))
+
+
 NAMED = json.dumps({"Name": "n", "BIDSVersion": "1.10.0"})[:-1]
 MODEL = "--model {root}/m.toml"
 
@@ -299,9 +306,7 @@ CALLS: dict[str, Call] = {
     "description is binary": Call(described("\x00"), "", 16, "JSON"),
     "description without Name": Call(described('{"BIDSVersion": "1"}'), "", 16, "lacks 'Name'"),
     "Name is a number": Call(described('{"Name": 1, "BIDSVersion": "1"}'), "", 16, "'Name'"),
-    "derivatives": Call(
-        described(NAMED + ', "DatasetType": "derivative"}'), "", 16, "dataset of derivatives"
-    ),
+    "derivatives": Call(only_derived, "", 18, "desc-preproc_T1w.nii.gz: has desc-preproc"),
     "no participant": Call(no_subject, "", 16, "no folder sub-"),
     "no image": Call(without_images, "", 18, "No T1w or FLAIR"),
     "a folder as image": Call(folder_as_image, "", 18, "No T1w or FLAIR"),

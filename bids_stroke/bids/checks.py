@@ -15,7 +15,10 @@ _LABEL = re.compile(r"[a-zA-Z0-9]+-[a-zA-Z0-9+]+(_[a-zA-Z0-9]+-[a-zA-Z0-9+]+)*")
 
 
 def check_dataset(bids_dir: Path) -> None:
-    """Raise InputMissing for no folder, InvalidDataset for one that is no raw BIDS dataset."""
+    """Raise InputMissing for no folder, InvalidDataset for one that is no BIDS dataset.
+
+    A dataset of derivatives may hold images named as raw ones (defaced, or with lesions put in).
+    """
     check_folder(bids_dir)
     description = read_description(bids_dir)
     for key in REQUIRED:
@@ -24,10 +27,6 @@ def check_dataset(bids_dir: Path) -> None:
                 f"{bids_dir / 'dataset_description.json'} lacks '{key}': add it, or use "
                 "--skip-bids-validation."
             )
-    if description.get("DatasetType") == "derivative":
-        raise InvalidDataset(
-            f"{bids_dir} is a dataset of derivatives: give the raw dataset as BIDS_DIR."
-        )
     if not subjects(bids_dir):
         raise InvalidDataset(f"{bids_dir} has no folder sub-<label>: is it the right BIDS_DIR?")
 

@@ -35,7 +35,7 @@ from bids_stroke.errors import (
 from bids_stroke.models.templates import require_template
 
 if TYPE_CHECKING:
-    from bids_stroke.bids.pairs import Pair
+    from bids_stroke.bids.pairs import Pair, Selection
     from bids_stroke.models.descriptor import Descriptor
 
 NOT_REACHED = "The run was stopped before it was complete."
@@ -220,14 +220,25 @@ def make_plan(config: Config) -> Plan:
         require_template(template)
     selection = run.select_pairs(config)
     if not selection.pairs:
-        raise NothingSelected(
-            f"No T1w or FLAIR image of {config.dataset.bids_dir} passes: check the labels and the "
-            "filter file."
-        )
+        raise NothingSelected(_why_nothing(config.dataset.bids_dir, selection))
     models, refused = choose_models(config, selection.pairs)
     if not models:
         raise next(iter(refused.values()))
     return Plan(selection, models, refused)
+
+
+def _why_nothing(bids_dir: Path, selection: "Selection") -> str:
+    """One sentence; where images are left out, it names the first and its reason."""
+    left_out = next(iter(selection.unused.items()), None)
+    if left_out is None:
+        return (
+            f"No T1w or FLAIR image is in the folders anat of {bids_dir}, for the labels asked for."
+        )
+    path, reason = left_out
+    return (
+        f"No T1w or FLAIR image of {bids_dir} passes ({path.name}: {reason}): check the labels and "
+        "the filter file, or give the raw dataset."
+    )
 
 
 def choose_models(

@@ -28,7 +28,6 @@ def test_no_folder(tmp_path: Path) -> None:
         ("[]", "JSON object"),
         ('{"Name": "x"}', "lacks 'BIDSVersion'"),
         ('{"Name": 1, "BIDSVersion": "1.8.0"}', "lacks 'Name'"),
-        ('{"Name": "x", "BIDSVersion": "1", "DatasetType": "derivative"}', "derivatives"),
     ],
 )
 def test_description(tmp_path: Path, content: str | None, message: str) -> None:
@@ -43,6 +42,13 @@ def test_byte_order_mark_is_no_reason_to_stop(tmp_path: Path) -> None:
     path = dataset(tmp_path, "01/T1w") / "dataset_description.json"
     path.write_text(path.read_text(), encoding="utf-8-sig")
     check_dataset(tmp_path)
+
+
+def test_derivatives_may_hold_images_named_as_raw_ones(tmp_path: Path) -> None:
+    root = dataset(tmp_path, "01/T1w")
+    description = '{"Name": "x", "BIDSVersion": "1.9.0", "DatasetType": "derivative"}'
+    (root / "dataset_description.json").write_text(description)
+    check_dataset(root)
 
 
 def test_no_participants(tmp_path: Path) -> None:
