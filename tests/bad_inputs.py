@@ -289,9 +289,9 @@ def no_subject(root: Path) -> None:
 
 def only_derived(root: Path) -> None:
     described(NAMED + ', "DatasetType": "derivative"}')(root)
-    for image in list((root / "bids" / "sub-01" / "anat").glob("*.nii.gz")):
-        stem, _, suffix = image.name.partition(".")[0].rpartition("_")
-        image.rename(image.with_name(f"{stem}_desc-preproc_{suffix}.nii.gz"))
+    for path in list((root / "bids" / "sub-01" / "anat").glob("*.nii.gz")):
+        stem, _, suffix = path.name.partition(".")[0].rpartition("_")
+        path.rename(path.with_name(f"{stem}_desc-preproc_{suffix}.nii.gz"))
 
 
 NAMED = json.dumps({"Name": "n", "BIDSVersion": "1.10.0"})[:-1]
