@@ -259,7 +259,7 @@ def main() -> None:
     found = tables(lesions, cases) if reported else {"points": operating_points(lesions, cases)}
     for name, table in found.items():
         print(f"\n{name}\n{table.to_string()}")
-    if reported:
+    if reported and AS_IS in conditions:
         print(as_descriptor(found))
     records = {
         name: json.loads(table.reset_index().to_json(orient="records"))
