@@ -302,7 +302,8 @@ class Sampler:
             shown = images
             if "FLAIR" in channels and rng.random() < self.recipe.flair_only:
                 shown = {"FLAIR": images["FLAIR"]}
-            levelled = rng.random() >= self.recipe.own_relief
+            relief = self.recipe.own_relief
+            levelled = not relief or rng.random() >= relief  # without it seeds keep their samples
             painted = synthesis.paint(
                 shown, lesion, rng, stage=stage, brain=brain, strength=strength, levelled=levelled
             )

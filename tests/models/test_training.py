@@ -137,6 +137,24 @@ def test_some_lesions_leave_the_t1w_as_it_is(sampler, share):
     assert (alone["T1w"] != images["T1w"]).any()
 
 
+def test_without_lesions_of_own_relief_no_chance_is_spent_on_them(sampler):
+    images = {"T1w": np.ones((16, 16, 16), np.float32)}
+    lesion = np.pad(np.ones((4, 4, 4), np.float32), 6)
+    brain, ended = images["T1w"] > 0, []
+    for share in (0.0, 1e-9):
+        recipe = replace(sampler.recipe, own_relief=share)
+        rng = np.random.default_rng(1)
+        drawn = sampling.Sampler(sampler.anatomies, sampler.shapes, recipe)
+        drawn._paint(images, [lesion], brain, ("T1w",), rng)
+        ended.append(rng.random())
+    assert ended[0] != ended[1]
+    rng = np.random.default_rng(1)
+    stage = "chronic" if rng.random() < 0.25 else "subacute"
+    strength = rng.uniform(0.6, 1.0)
+    sampling.synthesis.paint(images, lesion, rng, stage=stage, brain=brain, strength=strength)
+    assert rng.random() == ended[0]
+
+
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_some_lesions_keep_the_relief_of_the_t1w(sampler, share, monkeypatch):
     drawn = sampling.Sampler(
