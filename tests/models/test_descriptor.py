@@ -192,6 +192,13 @@ def test_known_models_are_never_chosen_while_absent(tmp_path: Path) -> None:
         descriptor.choose("isles26-d507-topk10", ("T1w",), tmp_path)
 
 
+@pytest.mark.parametrize("name", ["embedded", "embedded-t1w", "lesiongnb"])
+def test_our_models_see_n4_of_the_brain_only(name: str, tmp_path: Path) -> None:
+    """As the cases that they were fitted on or measured with."""
+    steps = descriptor.find(name, tmp_path).preprocessing.steps
+    assert steps.index("brain_extraction") < steps.index("crop") < steps.index("n4")
+
+
 def test_incomplete_models_are_never_chosen(tmp_path: Path) -> None:
     path = write_model(tmp_path)
     path.write_text(path.read_text().replace("synthetic = true", "synthetic = false"))

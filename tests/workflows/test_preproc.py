@@ -17,8 +17,9 @@ from bids_stroke.workflows.preproc import OUTPUTS, check_steps, init_preproc_wf
 
 S0 = ("brain_extraction", "reorient", "register", "n4", "zscore")
 S1 = ("reorient", "brain_extraction", "register", "crop", "n4")
-OURS = ("reorient", "brain_extraction", "n4", "register", "crop", "zscore")
-ORDERS = {"S0": S0, "S1": S1, "ours": OURS}
+S2 = ("reorient", "brain_extraction", "n4", "register", "crop", "zscore")
+OURS = ("reorient", "brain_extraction", "crop", "n4", "register", "zscore")
+ORDERS = {"S0": S0, "S1": S1, "S2": S2, "ours": OURS}
 PAIRS = (("T1w",), ("FLAIR",), ("T1w", "FLAIR"))
 TURN = np.array([[0.995, -0.0998, 0, 3], [0.0998, 0.995, 0, -2], [0, 0, 1, 4], [0, 0, 0, 1]])
 
@@ -80,6 +81,7 @@ def test_nodes_follow_the_order_of_the_steps() -> None:
     assert "flair_reorient" in upstream(build(steps=S1), "brain")
     assert "brain" in upstream(build(steps=S0), "flair_reorient")
     assert "t1w_crop" in upstream(build(steps=S1), "t1w_n4")
+    assert {"t1w_crop", "t1w_n4"} <= upstream(build(steps=OURS), "register")
 
 
 @pytest.mark.parametrize("levels", [1, 2, 4])
@@ -163,7 +165,9 @@ def scan(path: Path, codes: str, world: np.ndarray, sides: tuple[float, float, f
     return save_image(turned, affine @ back, path, dtype=np.float32)
 
 
-@pytest.mark.parametrize("order, reference", [("S0", "FLAIR"), ("S1", "FLAIR"), ("ours", "T1w")])
+@pytest.mark.parametrize(
+    "order, reference", [("S0", "FLAIR"), ("S1", "FLAIR"), ("S2", "T1w"), ("ours", "T1w")]
+)
 def test_a_real_run_keeps_grids_and_finds_the_turn(
     order: str, reference: str, tmp_path: Path
 ) -> None:
@@ -251,6 +255,29 @@ def test_one_modality_and_a_precomputed_mask(tmp_path: Path) -> None:
     assert geometry.same_grid(geometry.grid_of(found), geometry.grid_of(load_image(t1w)))
     ratio = (found.get_fdata().sum() * 64) / (eroded.sum() * 125)
     assert ratio == pytest.approx(1, abs=0.05)
+
+
+def field_in_the_brain(steps: tuple[str, ...], t1w: Path, folder: Path) -> np.ndarray:
+    """What N4 divides by, at each voxel of the brain."""
+    workflow = build(steps=steps, modalities=("T1w",), sloppy=False, n4_levels=2)
+    outputs = run(workflow, {"t1w": t1w}, folder)
+    before, after = (values(outputs[f"t1w_n4_{side}"]) for side in ("before", "after"))
+    return before[after > 0] / after[after > 0]
+
+
+def test_air_around_the_head_changes_no_field_where_n4_sees_the_brain_only(tmp_path: Path) -> None:
+    """A shaded brain, and the same scan with air around it."""
+    plain = load_image(scan(tmp_path / "plain.nii.gz", "RAS", np.eye(4), (4, 4, 4)))
+    shading = np.exp(np.linspace(-0.4, 0.4, plain.shape[1]) ** 3 * 6)[:, None]
+    shaded = plain.get_fdata() * shading
+    air = np.pad(shaded, 14)
+    files = [
+        save_image(data, plain.affine, tmp_path / f"{name}.nii.gz", dtype=np.float32)
+        for name, data in (("shaded", shaded), ("air", air))
+    ]
+    for steps, alike in ((OURS, True), (S2, False)):
+        fields = [field_in_the_brain(steps, f, tmp_path / f"{steps[2]}{f.name}") for f in files]
+        assert np.allclose(*fields, rtol=1e-5) is alike
 
 
 @pytest.mark.parametrize("modalities", PAIRS)
