@@ -113,21 +113,15 @@ def registration_figure(
     fixed_window, window = intensity_window(fixed), intensity_window(after)
     slices = mosaic_slices(shown)[1:]
     slices[0] = [("axial", i) for i in spread(shown, "axial", 4, trim=0.25)]
+    edges = {at: _edges(grey(fixed, view, *at, fixed_window)) for row in slices for at in row}
     for moving, path in ((before, path_before), (after, path_after)):
         rows = [
             Row(
                 tuple(
                     slice_panel(
-                        _with_edges(
-                            grey(moving, view, plane, i, window),
-                            _edges(grey(fixed, view, plane, i, fixed_window)),
-                            ANATOMY,
-                        ),
-                        view,
-                        plane,
-                        i,
+                        _with_edges(grey(moving, view, *at, window), edges[at], ANATOMY), view, *at
                     )
-                    for plane, i in row
+                    for at in row
                 )
             )
             for row in slices
