@@ -20,11 +20,13 @@ from torch.utils.data import IterableDataset
 
 from bids_stroke.core import fields, synthesis
 from bids_stroke.core.bias import n4
+from bids_stroke.core.geometry import bounding_box
 
 IGNORE = 2
 VISIBLE = 0.4  # standard deviations of the brain
 THICKEST_MM = 6.0
 BORDER_MM = 5.0
+BESIDE = 2  # voxels around the brain that the program keeps for N4
 MODALITIES = ("T1w", "FLAIR")
 VOLUMES = ("t1w", "flair", "csf", "gm", "wm", "brain", "ignore", "ventricle")
 Float3D = NDArray[np.float32]
@@ -91,6 +93,7 @@ class Recipe:
     flowing_fluid: float = 0.3
     n4: float = 0.0  # samples that N4 has been over, by which a large lesion loses contrast
     n4_levels: int = 2
+    n4_box: bool = False  # its splines span the brain, and not the window
     both_channels: float = 0.5
     t1w_only: float = 0.25
     atrophy: float = 0.0  # brains whose fluid spaces are wider, as those of the old
@@ -460,7 +463,8 @@ def scanned(
         if name == "FLAIR" and rng.random() < 0.3:
             image = ndimage.shift(image, rng.normal(0, 0.6, 3) / spacing, order=1, mode="nearest")
         if corrected and name in channels:
-            image = n4(image, mask, np.eye(4), levels=recipe.n4_levels)
+            box = bounding_box(mask, BESIDE) if recipe.n4_box and mask.any() else ...
+            image[box] = n4(image[box], mask[box], np.eye(4), levels=recipe.n4_levels)
         image = standardise(image, mask, rng)
         finished.append(image if name in channels else np.zeros_like(image))
     return np.stack(finished)

@@ -171,6 +171,22 @@ def test_some_lesions_keep_the_relief_of_the_t1w(sampler, share, monkeypatch):
     assert asked == [share == 0] * 5
 
 
+def test_n4_spans_the_brain_or_the_window(sampler, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        sampling, "n4", lambda image, mask, *a, **k: seen.append((image.shape, mask.sum())) or image
+    )
+    brain = np.pad(np.ones((10, 10, 10), bool), 8)
+    images = {name: brain.astype(np.float32) for name in sampling.MODALITIES}
+    for box in (False, True):
+        recipe = replace(sampler.recipe, n4=1.0, n4_box=box)
+        sampling.scanned(images, brain, ("T1w",), recipe, 3)
+        sampling.scanned(images, brain & False, ("T1w",), recipe, 3)
+    (window, voxels), (_, none), (cut, same), (_, still) = seen
+    assert window == brain.shape and cut[0] < brain.shape[0]
+    assert voxels == same > 0 == none == still
+
+
 def test_pull_reads_volumes_in_voxel_coordinates():
     volume = torch.arange(60, dtype=torch.float32).reshape(1, 3, 4, 5)
     points = np.array([[1.0, 2.0], [2.0, 0.5], [3.0, 0.0]], np.float32).reshape(3, 2, 1, 1)
