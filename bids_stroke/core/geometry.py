@@ -20,6 +20,8 @@ from bids_stroke.core.files import write_text
 
 Box = tuple[slice, slice, slice]
 
+BESIDE_BRAIN_VOX = 2
+"""Voxels that are kept around a brain when an image is cut to it."""
 _EXACT_VOX = 1e-3
 """Two voxel centres closer than this are one: float32 headers are no better on a whole head."""
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])

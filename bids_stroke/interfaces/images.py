@@ -92,7 +92,9 @@ class Reorient(SimpleInterface):
 class _CropInput(_MaskedInput):
     in_mask = File(exists=True, mandatory=True, desc="brain mask on the same grid")
     box_mask = File(exists=True, mandatory=True, desc="mask whose box is kept, on the same grid")
-    margin = traits.Range(low=0, value=2, usedefault=True, desc="voxels kept around the box")
+    margin = traits.Range(
+        low=0, value=geometry.BESIDE_BRAIN_VOX, usedefault=True, desc="voxels kept around the box"
+    )
 
 
 class CropToMask(SimpleInterface):

@@ -20,13 +20,12 @@ from torch.utils.data import IterableDataset
 
 from bids_stroke.core import fields, synthesis
 from bids_stroke.core.bias import n4
-from bids_stroke.core.geometry import bounding_box
+from bids_stroke.core.geometry import BESIDE_BRAIN_VOX, bounding_box
 
 IGNORE = 2
 VISIBLE = 0.4  # standard deviations of the brain
 THICKEST_MM = 6.0
 BORDER_MM = 5.0
-BESIDE = 2  # voxels around the brain that the program keeps for N4
 MODALITIES = ("T1w", "FLAIR")
 VOLUMES = ("t1w", "flair", "csf", "gm", "wm", "brain", "ignore", "ventricle")
 Float3D = NDArray[np.float32]
@@ -463,7 +462,7 @@ def scanned(
         if name == "FLAIR" and rng.random() < 0.3:
             image = ndimage.shift(image, rng.normal(0, 0.6, 3) / spacing, order=1, mode="nearest")
         if corrected and name in channels:
-            box = bounding_box(mask, BESIDE) if recipe.n4_box and mask.any() else ...
+            box = bounding_box(mask, BESIDE_BRAIN_VOX) if recipe.n4_box and mask.any() else ...
             image[box] = n4(image[box], mask[box], np.eye(4), levels=recipe.n4_levels)
         image = standardise(image, mask, rng)
         finished.append(image if name in channels else np.zeros_like(image))
