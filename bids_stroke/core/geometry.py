@@ -73,7 +73,7 @@ def resample(
 
     ``transform`` is a 4 x 4 matrix in RAS+ mm that takes points of the target's world to the
     source's world (ITK's pull convention); None is the identity. ``order`` is that of the spline:
-    0 for labels, 1 for probabilities, 3 for images, which is clipped to the range of ``data``
+    0 for labels, 1 for soft masks, 3 for images, which is clipped to the range of ``data``
     because splines overshoot. As in ITK, a point belongs to the source up to half a voxel beyond
     the outermost centres; everything further out is ``cval``. When the target's voxels fall on
     the source's, values are copied, not interpolated. Outside the box around a mask ``within`` on
@@ -86,8 +86,7 @@ def resample(
         small = Grid(part.shape, affine)
         out[box] = resample(data, source, small, transform=transform, order=order, cval=cval)
         return out
-    world = np.eye(4) if transform is None else transform
-    matrix = np.linalg.inv(source.affine) @ world @ target.affine
+    matrix = _to_source(source, target, transform)
     exact = _signed_permutation(matrix, target.shape)
     if exact is not None:
         return _copy(data, *exact, target.shape, cval)
@@ -98,6 +97,17 @@ def resample(
         start = from_matvec(np.eye(3), [side.start for side in reached])
         part[...] = _interpolate(data, matrix @ start, part.shape, order, cval)
     return out
+
+
+def is_copied(source: Grid, target: Grid, transform: np.ndarray | None = None) -> bool:
+    """True when the target's voxels fall on the source's, so that ``resample`` copies values."""
+    return _signed_permutation(_to_source(source, target, transform), target.shape) is not None
+
+
+def _to_source(source: Grid, target: Grid, transform: np.ndarray | None) -> np.ndarray:
+    """Matrix from voxel indices of the target to those of the source."""
+    world = np.eye(4) if transform is None else transform
+    return np.linalg.inv(source.affine) @ world @ target.affine
 
 
 def _signed_permutation(

@@ -15,6 +15,7 @@ from nipype.interfaces.base import (
 
 from bids_stroke.core import ensembles, geometry
 from bids_stroke.core.files import atomic_path, load_image, save_image
+from bids_stroke.core.probability import resample_probability
 from bids_stroke.interfaces.images import read
 
 
@@ -106,7 +107,7 @@ class MemberAgreement(SimpleInterface):
         """The members' maps on the grid of the labels, as ``ProbabilityToNative`` brings them."""
         given = self.inputs.transform
         matrix = geometry.read_itk_affine(Path(given)) if given else None
-        moved = (
-            geometry.resample(*read(path), target, transform=matrix) for path in self.inputs.members
-        )
-        return [np.clip(one, 0, 1) for one in moved]
+        return [
+            resample_probability(*read(path), target, transform=matrix)
+            for path in self.inputs.members
+        ]

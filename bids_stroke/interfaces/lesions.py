@@ -15,6 +15,8 @@ from nipype.interfaces.base import (
 
 from bids_stroke.core import geometry, lesions
 from bids_stroke.core.files import atomic_path, load_image, save_image
+from bids_stroke.core.probability import resample_probability
+from bids_stroke.interfaces.images import read
 
 
 class _NativeInput(BaseInterfaceInputSpec):
@@ -28,24 +30,23 @@ class _NativeOutput(TraitedSpec):
 
 
 class ProbabilityToNative(SimpleInterface):
-    """Bring a probability map to a native grid: an exact copy where grids agree, else linear."""
+    """Bring a probability map to a native grid (``core.probability``)."""
 
     input_spec = _NativeInput
     output_spec = _NativeOutput
 
     def _run_interface(self, runtime: Any) -> Any:
-        probability = load_image(self.inputs.probability)
+        data, grid = read(self.inputs.probability)
         reference = load_image(self.inputs.reference)
         transform = self.inputs.transform
-        native = geometry.resample(
-            probability.get_fdata(dtype=np.float32),
-            geometry.grid_of(probability),
+        native = resample_probability(
+            data,
+            grid,
             geometry.grid_of(reference),
             transform=geometry.read_itk_affine(Path(transform)) if transform else None,
-            order=1,
         )
         out = Path(runtime.cwd) / "probability.nii.gz"
-        save_image(np.clip(native, 0, 1), reference.affine, out, dtype=np.float32)
+        save_image(native, reference.affine, out, dtype=np.float32)
         self._results["probability"] = str(out)
         return runtime
 

@@ -15,6 +15,7 @@ from nipype.interfaces.base import (
 
 from bids_stroke.core import geometry, lesions, normalization, similarity
 from bids_stroke.core.files import save_image, write_json
+from bids_stroke.core.probability import by_log_odds
 from bids_stroke.interfaces.ants import reproducible, to_ants
 from bids_stroke.interfaces.images import read
 from bids_stroke.models.templates import Template, find_template
@@ -185,9 +186,10 @@ class _ToTemplateOutput(TraitedSpec):
 
 
 class LesionsToTemplate(SimpleInterface):
-    """The probability in template space (linear), and the mask by the rule of the native grids.
+    """The probability in template space, and the mask by the rule of the native grids.
 
-    A mask that is no cut of the probability (an ensemble's, by stacking or window) is carried.
+    The map is brought there as to a native grid (``core.probability``). A mask that is no cut of
+    it (an ensemble's, by stacking or window) is carried.
     """
 
     input_spec = _ToTemplateInput
@@ -199,8 +201,9 @@ class LesionsToTemplate(SimpleInterface):
         template, cwd = find_template(self.inputs.template), Path(runtime.cwd)
         data, source = read(self.inputs.probability)
         transform = warps.read_transform(self.inputs.transform)
-        moved = warps.warp(data, source.affine, template.grid, transform)
-        moved = np.clip(moved, 0, 1)
+        moved = by_log_odds(
+            data, lambda odds: warps.warp(odds, source.affine, template.grid, transform)
+        )
         cut, threshold = moved, self.inputs.threshold
         if isdefined(self.inputs.native_mask):
             mask, source = read(self.inputs.native_mask)

@@ -22,6 +22,7 @@ import numpy as np
 
 from bids_stroke.core import geometry
 from bids_stroke.core.files import load_image, read_json, save_image, write_json
+from bids_stroke.core.probability import resample_probability
 from bids_stroke.core.processes import reuse_memory
 from bids_stroke.core.splits import Split
 from bids_stroke.errors import BidsStrokeError, TryAgain, UsageError
@@ -334,15 +335,14 @@ def validate(job: Job, recipe: Recipe, stage_folder: Path) -> None:
         mean = np.mean([probability(model, case) for model in loaded], axis=0)
         grid = geometry.grid_of(load_image(case.label))
         native = load_image(case.native)
-        on_native = geometry.resample(
+        on_native = resample_probability(
             mean,
             grid,
             geometry.grid_of(native),
             transform=geometry.read_itk_affine(Path(case.transform)) if case.transform else None,
-            order=1,
         )
         path = folder / f"{case.case}.nii.gz"
-        save_image(np.clip(on_native, 0, 1), native.affine, path, dtype=np.float32)
+        save_image(on_native, native.affine, path, dtype=np.float32)
 
 
 def _newer(path: Path, other: Path) -> bool:

@@ -35,9 +35,9 @@ def init_normalize_wf(
 ) -> Workflow:
     """Register the T1w, or the FLAIR where there is none, to a template; tell where lesions are.
 
-    The probability is interpolated linearly to the template's grid; there, threshold, connectivity
-    and minimum volume are those of the native grids, in millimetres of the template. With
-    ``carry_mask`` the mask is the native one, interpolated and cut at one half.
+    The probability is brought to the template's grid by its log odds; there, threshold,
+    connectivity and minimum volume are those of the native grids, in millimetres of the template.
+    With ``carry_mask`` the mask is the native one, interpolated and cut at one half.
 
     **Inputs**
         <m>_preproc, <m>_mask, <m>_lesion_mask, <m>_probability, <m>_labels, <m>_table : of the
@@ -140,12 +140,12 @@ def describe_normalization(
     """Methods text of the normalisation."""
     cut = f"and cut there at {point.threshold:g}"
     if carry_mask:
-        cut = "and so was the lesion mask, which was cut there at one half"
+        cut = "and the lesion mask by that of the mask, cut there at one half"
     return (
         f"The skull-stripped {modality} was registered to the template {template} by an affine "
         "and a SyN transform [@syn] of ANTs [@ants] (Mattes mutual information on a grid of 2 mm); "
         f"the lesion, grown by {MARGIN_MM:g} mm, was left out of the cost function "
-        "[@costfunctionmasking]. The probability map was interpolated linearly to the template's "
-        f"grid {cut}, without components under "
+        "[@costfunctionmasking]. The probability map was brought to the template's grid by linear "
+        f"interpolation of its log odds {cut}, without components under "
         f"{point.min_volume_mm3:g} mm³ of template space. "
     )

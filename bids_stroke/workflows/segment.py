@@ -304,8 +304,8 @@ def describe_segmentation(
     models = models_of(descriptor)
     found = "".join(_describe_model(model, modalities, tta) for model in models)
     rule = (
-        f"The probability map was interpolated linearly to the native grids of the images; there, "
-        f"voxels with a probability of at least {point.threshold:g}"
+        "The probability map was brought to the native grids of the images by linear interpolation "
+        f"of its log odds; there, voxels with a probability of at least {point.threshold:g}"
     )
     if isinstance(descriptor, Ensemble):
         found += f"The models were combined on the native grids as {descriptor.combination}. "

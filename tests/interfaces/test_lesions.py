@@ -63,6 +63,20 @@ def test_rigid_transform_moves_the_lesion_with_the_brain(network_map, tmp_path: 
     assert values.max() <= 1
 
 
+def test_a_high_threshold_takes_no_volume_from_a_moved_lesion(tmp_path: Path) -> None:
+    affine, shape = np.diag([0.8, 0.8, 3, 1]), (60, 60, 20)
+    voxels = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
+    inside = np.linalg.norm((voxels - (30, 30, 10)) * (0.8, 0.8, 3), axis=-1) < 12
+    probability = np.where(inside, 0.995, 0.002)  # as sure as networks are
+    source = save_image(probability, affine, tmp_path / "p.nii.gz", dtype=np.float32)
+    pull = np.eye(4)
+    pull[:3, 3] = [0.2, 0.1, 1.0]  # between voxels; linearly .80 and 1.20 of the volume are left
+    xfm = write_itk_affine(pull, tmp_path / "xfm.txt")
+    moved = nib.load(to_native(source, (shape, affine), tmp_path, xfm)).get_fdata()
+    kept = {t: np.count_nonzero(moved >= t) / np.count_nonzero(inside) for t in (0.2, 0.8)}
+    assert 0.93 < kept[0.8] < 1 < kept[0.2] < 1.03
+
+
 def test_mask_labels_and_table_agree(network_map, tmp_path: Path) -> None:
     affine = np.diag([0.9, 1.1, 2.5, 1])
     affine[:3, 3] = [-30, -25, -20]

@@ -77,6 +77,13 @@ def test_a_moved_template_comes_back(tmp_path: Path) -> None:
         ) > 0,
     )  # fmt: skip
 
+    # a high threshold takes little from it
+    high = LesionsToTemplate(
+        probability=str(side), transform=made.forward, template=SHIPPED,
+        threshold=0.8, min_volume_mm3=10.0,
+    ).run(cwd=str(_folder(tmp_path / "high"))).outputs  # fmt: skip
+    assert np.count_nonzero(load_image(high.mask).dataobj) > 0.9 * volume
+
     # a mask that is no cut of the probability is carried
     ones = save_image(np.ones(image.shape), affine, tmp_path / "1.nii.gz", dtype=np.float32)
     carried = LesionsToTemplate(
