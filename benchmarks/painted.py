@@ -33,6 +33,7 @@ STROKES = 3  # sessions made of each scan
 COHORT_ML = (2.0, 40.0)
 TRUTH = "space-{}_label-L_desc-truth_mask"
 DEEP_MM = 8.0  # centres lie this far within the brain
+STRENGTH = 0.9
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,14 @@ class Stroke:
 
     ml: float
     centre_mm: NDArray[np.float64]
+    stage: synthesis.Stage
+    seed: int
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a lesion is painted."""
+
     stage: synthesis.Stage
     seed: int
 
@@ -116,23 +125,30 @@ def paint(scan: Scan, stroke: Stroke, out: Path, name: str) -> None:
         brain = np.asarray(scan.brain(suffix).dataobj) > 0
         source = geometry.Grid(shape.shape, place)
         soft = np.clip(geometry.resample(shape, source, grid, transform=world), 0, 1) * brain
-        painted = synthesis.paint(
-            {suffix: image.get_fdata(dtype=np.float32)},
-            soft,
-            np.random.default_rng(stroke.seed + 1),
-            stage=stroke.stage,
-            brain=brain,
-            strength=0.9,
-        )[suffix]
-        clipped = np.clip(np.rint(painted), 0, None).astype(image.get_data_dtype())
+        look = Look(stroke.stage, stroke.seed + 1)
+        save(with_stroke(image, suffix, soft, brain, look), image, out, name, suffix)
         truth = (soft >= 0.5).astype(np.uint8)
-        _save(clipped, image, out, name, suffix)
-        _save(truth, image, out / "derivatives" / "truth", name, TRUTH.format(suffix))
+        save(truth, image, out / "derivatives" / "truth", name, TRUTH.format(suffix))
         ml = float(truth.sum()) * geometry.voxel_volume_mm3(grid.affine) / 1000
         print(f"{name} {suffix}: {ml:.2f} mL, {stroke.stage}")
 
 
-def _save(array: NDArray, like: nib.Nifti1Image, root: Path, name: str, end: str) -> None:
+def with_stroke(
+    image: nib.Nifti1Image, suffix: str, soft: NDArray, brain: NDArray[np.bool_], look: Look
+) -> NDArray:
+    """Voxels of an image with a stroke painted where ``soft`` is, in the image's own type."""
+    found = synthesis.paint(
+        {suffix: image.get_fdata(dtype=np.float32)},
+        soft,
+        np.random.default_rng(look.seed),
+        stage=look.stage,
+        brain=brain,
+        strength=STRENGTH,
+    )[suffix]
+    return np.clip(np.rint(found), 0, None).astype(image.get_data_dtype())
+
+
+def save(array: NDArray, like: nib.Nifti1Image, root: Path, name: str, end: str) -> None:
     """Write an array on the grid of an image, where BIDS wants it."""
     folder = root / Path(*name.split("_"), "anat")
     folder.mkdir(parents=True, exist_ok=True)
