@@ -4,8 +4,8 @@ Between a voxel of the lesion and one beside it a probability falls from nearly 
 straight line between the two a contour of .8 lies nearer to the lesion than one of .5: cut there, a
 lesion loses a third of a voxel all around, an eighth of large strokes on slices of 3 to 4 mm
 (``benchmarks/embedded/README.md``). Log odds are symmetric: the contour of any threshold stays
-about where it is, and exactly there where the odds change evenly. nnU-Net v2, too, interpolates what
-its network gives, and not probabilities.
+about where it is, and exactly there where the odds change evenly. nnU-Net v2, too, interpolates
+what its network gives, and not probabilities.
 """
 
 from collections.abc import Callable
