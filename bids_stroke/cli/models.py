@@ -101,6 +101,9 @@ def _add_import(parser: _Parser) -> None:
     )
     parser.add_argument("--reference", default="", metavar="A", help="image whose grid it sees")
     parser.add_argument("--steps", type=_names, default=(), metavar="A,B", help="preprocessing")
+    parser.add_argument(
+        "--n4-levels", type=_levels, metavar="N", help="of N4's splines (default: 4, as in ANTs)"
+    )
     parser.add_argument("--folds", type=_names, default=(), metavar="N,N", help="folds to average")
     parser.add_argument(
         "--mirror-axes", type=_axes, metavar="N,N", help="axes to mirror (default: none)"
@@ -150,6 +153,15 @@ def _axes(text: str) -> tuple[int, ...]:
     if not set(axes) <= {0, 1, 2}:
         raise argparse.ArgumentTypeError(f"{text!r} are not axes among 0, 1, 2")
     return axes
+
+
+def _levels(text: str) -> int:
+    from bids_stroke.models.descriptor import N4_LEVELS
+
+    levels = int(text)
+    if levels not in N4_LEVELS:
+        raise argparse.ArgumentTypeError(f"it is {N4_LEVELS[0]} to {N4_LEVELS[-1]}")
+    return levels
 
 
 # What the subcommands do
@@ -249,6 +261,7 @@ def _import(options: argparse.Namespace) -> int:
         inputs=options.inputs,
         reference=options.reference,
         steps=options.steps,
+        n4_levels=options.n4_levels,
         folds=options.folds,
         mirror_axes=options.mirror_axes,
         threshold=options.threshold,

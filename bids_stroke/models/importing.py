@@ -34,6 +34,7 @@ class Wishes:
     inputs: tuple[tuple[str, ...], ...] = ()
     reference: str = ""
     steps: tuple[str, ...] = ()
+    n4_levels: int | None = None
     folds: tuple[str, ...] = ()
     mirror_axes: tuple[int, ...] | None = None
     threshold: float | None = None
@@ -197,9 +198,7 @@ def _draft(found: Found, wishes: Wishes) -> Descriptor:
             folder="",
             channels=channels,
             inputs=wishes.inputs or (channels,),
-            preprocessing=Preprocessing(
-                steps=wishes.steps or STEPS, reference=wishes.reference or channels[0]
-            ),
+            preprocessing=_preprocessing(wishes, channels),
             inference=inference,
             operating_point=_operating_point(
                 wishes, OperatingPoint(threshold=0.5, min_volume_mm3=0)
@@ -207,6 +206,11 @@ def _draft(found: Found, wishes: Wishes) -> Descriptor:
         ),
         wishes,
     )
+
+
+def _preprocessing(wishes: Wishes, channels: Sequence[str]) -> Preprocessing:
+    asked = Preprocessing(steps=wishes.steps or STEPS, reference=wishes.reference or channels[0])
+    return asked if wishes.n4_levels is None else replace(asked, n4_levels=wishes.n4_levels)
 
 
 def _of_known(found: Found, wishes: Wishes, read: Sequence[str]) -> Descriptor:

@@ -95,7 +95,8 @@ def test_import_takes_what_the_user_says(run: Callable, tmp_path: Path) -> None:
         *("import", tmp_path / "here" / "tiny", "--name", "mine", "--channels", "FLAIR,T1w"),
         *("--reference", "FLAIR", "--threshold", 0.3, "--min-lesion-volume", 5),
         *("--inputs", "FLAIR+T1w,FLAIR", "--mirror-axes", "0,2", "--licence", "CC0-1.0"),
-        *("--steps", "brain_extraction,zscore", "--training-data", "random numbers"),
+        *("--steps", "brain_extraction,n4,zscore", "--training-data", "random numbers"),
+        *("--n4-levels", 2),
     )
     assert code == 0
     model = descriptor.find("mine", tmp_path / "store")
@@ -103,10 +104,20 @@ def test_import_takes_what_the_user_says(run: Callable, tmp_path: Path) -> None:
     assert model.inputs == (("FLAIR", "T1w"), ("FLAIR",))
     assert (model.operating_point.threshold, model.operating_point.min_volume_mm3) == (0.3, 5)
     assert model.inference.mirror_axes == (0, 2)
-    assert model.preprocessing.steps == ("brain_extraction", "zscore")
+    assert model.preprocessing.steps == ("brain_extraction", "n4", "zscore")
+    assert model.preprocessing.n4_levels == 2
     assert (model.licence, model.training_data) == ("CC0-1.0", "random numbers")
     assert "Assumed" not in model.description
     assert "Licence: CC0-1.0" in out
+
+
+def test_import_refuses_levels_that_n4_has_not(
+    run: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        run("import", tmp_path, "--n4-levels", 7)
+    assert leaving.value.code == 2
+    assert "--n4-levels: it is 1 to 6" in capsys.readouterr().err
 
 
 def test_import_asks_for_what_is_unknown(run: Callable, tmp_path: Path) -> None:
