@@ -29,7 +29,8 @@ from bids_stroke.core.atlases import Atlas
 from bids_stroke.core.geometry import Grid
 from bids_stroke.interfaces.ants import to_ants
 from bids_stroke.models.atlases import gather
-from bids_stroke.models.sampling import MODALITIES, Shape, load_shapes, open_fluid
+from bids_stroke.models.channels import MODALITIES
+from bids_stroke.models.sampling import Shape, load_shapes, open_fluid
 
 BINS_ML = ((0.05, 1.0), (1.0, 10.0), (10.0, 200.0), (50.0, 200.0))
 SMALL_ML = (0.03, 1.5)

@@ -22,7 +22,7 @@ from skimage.filters import threshold_multiotsu
 from bids_stroke import data
 from bids_stroke.core import intensity
 from bids_stroke.models import descriptor
-from bids_stroke.models.sampling import MODALITIES
+from bids_stroke.models.channels import MODALITIES
 
 ASKED = descriptor.load(data.path("models", "embedded.toml")).preprocessing
 LEVELS = (1, 2, 3, 4)

@@ -90,14 +90,14 @@ def _add_import(parser: _Parser) -> None:
         "--checkpoint", default="", metavar="FILE", help="which checkpoint of a fold to take"
     )
     parser.add_argument(
-        "--channels", type=_names, default=(), metavar="A,B", help="modalities in network order"
+        "--channels", type=_names, default=(), metavar="A,B", help="channels in network order"
     )
     parser.add_argument(
         "--inputs",
         type=_sets,
         default=(),
         metavar="A+B,A",
-        help="sets of modalities that it runs on (default: all channels together)",
+        help="sets of modalities that it runs on (default: all of its channels together)",
     )
     parser.add_argument("--reference", default="", metavar="A", help="image whose grid it sees")
     parser.add_argument("--steps", type=_names, default=(), metavar="A,B", help="preprocessing")
@@ -118,7 +118,7 @@ def _add_import(parser: _Parser) -> None:
 def _add_adapt(parser: _Parser) -> None:
     parser.add_argument("model", metavar="SOURCE", help="name, folder or descriptor of a model")
     parser.add_argument(
-        "--channels", type=_names, required=True, metavar="A,B", help="modalities in network order"
+        "--channels", type=_names, required=True, metavar="A,B", help="channels in network order"
     )
     parser.add_argument(
         "--new-channel",
@@ -281,10 +281,11 @@ def _import(options: argparse.Namespace) -> int:
 
 def _adapt(options: argparse.Namespace) -> int:
     from bids_stroke.models.adaptation import adapt_model
-    from bids_stroke.models.descriptor import MODALITIES, find
+    from bids_stroke.models.channels import CHANNELS
+    from bids_stroke.models.descriptor import find
 
-    if unknown := set(options.channels) - set(MODALITIES):
-        raise UsageError(f"--channels are among {', '.join(MODALITIES)}, not {min(unknown)}.")
+    if unknown := set(options.channels) - set(CHANNELS):
+        raise UsageError(f"--channels are among {', '.join(CHANNELS)}, not {min(unknown)}.")
     folder = _store(options)
     model, report = adapt_model(
         find(options.model, folder),

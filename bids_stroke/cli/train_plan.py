@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from bids_stroke.config import Config
 from bids_stroke.errors import InputMissing, NothingSelected, UnusableData, UsageError
+from bids_stroke.models.channels import modalities_of
 
 if TYPE_CHECKING:
     from bids_stroke.bids.pairs import Pair
@@ -50,7 +51,7 @@ def make_plan(config: Config) -> Plan:
     for pair in selection.pairs:
         if pair.label in left_out:
             continue
-        if missing := [c for c in recipe.channels if c not in pair.modalities]:
+        if missing := [m for m in modalities_of(recipe.channels) if m not in pair.modalities]:
             left_out[pair.label] = f"it has no {' and no '.join(missing)}"
             continue
         masks = find_reference_masks(roots, pair)
@@ -146,7 +147,7 @@ def _preprocessing(model: "Descriptor", chosen: "Recipe") -> "Preprocessing":
     A model of one modality knows no registration, which a recipe of two cannot do without.
     """
     steps, first = model.preprocessing.steps, ("reorient", "brain_extraction")
-    if len(chosen.channels) > 1 and "register" not in steps:
+    if len(modalities_of(chosen.channels)) > 1 and "register" not in steps:
         begin = max((steps.index(step) + 1 for step in first if step in steps), default=0)
         steps = (*steps[:begin], "register", *steps[begin:])
     return replace(model.preprocessing, steps=steps, reference=chosen.preprocessing.reference)

@@ -35,6 +35,9 @@ class _CaseInput(BaseInterfaceInputSpec):
     to_network = File(exists=True, desc="ITK transform from that image to the network's")
     to_native = File(exists=True, desc="ITK transform from the network's image to that image")
     space = traits.Enum("T1w", "FLAIR", mandatory=True, desc="modality of that image")
+    channels = traits.List(
+        traits.Str, [], usedefault=True, desc="of the network; mirrored ones are made here"
+    )
     case = traits.Str(mandatory=True, desc="label of the pair")
     participant = traits.Str(mandatory=True)
     session = traits.Str("", usedefault=True)
@@ -76,7 +79,7 @@ class PrepareCase(SimpleInterface):
             participant=given.participant,
             session=given.session,
             group=given.group,
-            images=self._images(),
+            images={**self._images(), **self._mirrored(cwd)},
             brain=given.network_mask,
             label=str(cwd / "label.nii.gz"),
             space=given.space,
@@ -98,6 +101,23 @@ class PrepareCase(SimpleInterface):
     def _images(self) -> dict[str, str]:
         files = {"T1w": self.inputs.network_t1w, "FLAIR": self.inputs.network_flair}
         return {modality: file for modality, file in files.items() if isdefined(file)}
+
+    def _mirrored(self, folder: Path) -> dict[str, str]:
+        """Files of the mirrored channels that the network sees beside the images."""
+        from bids_stroke.models.channels import MIRRORED, with_mirrored
+
+        asked = [name for name in self.inputs.channels if name in MIRRORED]
+        brain, files = load_image(self.inputs.network_mask), self._images()
+        images = {
+            modality: load_image(files[modality]).get_fdata(dtype=np.float32)
+            for modality in {MIRRORED[name] for name in asked} & set(files)
+        }
+        mask, voxel = np.asanyarray(brain.dataobj), brain.header.get_zooms()[:3]
+        every = with_mirrored(images, asked, mask, voxel)
+        made = {name: folder / f"{name}.nii.gz" for name in asked if name in every}
+        for name, path in made.items():
+            save_image(every[name], brain.affine, path, dtype=np.float32)
+        return {name: str(path) for name, path in made.items()}
 
     def _on_native(self, path: Path) -> Any:
         """The reference as uint8 on the grid of the image on which it was drawn."""

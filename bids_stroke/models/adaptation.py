@@ -14,6 +14,7 @@ import torch
 from bids_stroke.core.files import read_json, write_json
 from bids_stroke.errors import InputMissing, UnusableData, UsageError
 from bids_stroke.models import store
+from bids_stroke.models.channels import modalities_of
 from bids_stroke.models.descriptor import Descriptor
 from bids_stroke.models.weights import (
     canonical,
@@ -256,8 +257,9 @@ def adapt_model(
 def _describe_adapted(
     source: Descriptor, channels: tuple[str, ...], name: str, new_channel: str
 ) -> Descriptor:
-    sets = [tuple(m for m in have if m in channels) for have in source.inputs]
-    started = [s for s in sets if s and s != channels] if new_channel == "zero" else []
+    images = modalities_of(channels)
+    sets = [tuple(m for m in have if m in images) for have in source.inputs]
+    started = [s for s in sets if s and s != images] if new_channel == "zero" else []
     reference = source.preprocessing.reference
     origin = f"adapted from {source.name} {source.version} ({'+'.join(source.channels)})"
     return replace(
@@ -268,9 +270,9 @@ def _describe_adapted(
         f"further: to start training from. {source.description}",
         channels=channels,
         automatic=False,  # before it is trained, it finds nothing that can be relied on
-        inputs=tuple(dict.fromkeys((channels, *started))),
+        inputs=tuple(dict.fromkeys((images, *started))),
         preprocessing=replace(
-            source.preprocessing, reference=reference if reference in channels else channels[0]
+            source.preprocessing, reference=reference if reference in images else images[0]
         ),
         source=replace(source.source, manifest="", archive="", note=f"{origin} on this computer."),
         evaluation={"state": f"{origin}, not trained further, not evaluated"},

@@ -23,8 +23,8 @@ import tomli_w
 from bids_stroke import data
 from bids_stroke.core.files import remembered_sha256, sha256
 from bids_stroke.errors import InputMissing, UnusableData
+from bids_stroke.models.channels import CHANNELS, MODALITIES, modalities_of
 
-MODALITIES = ("T1w", "FLAIR")
 N4_LEVELS = range(1, 7)  # finer splines than 5 mm would follow the anatomy
 N4_LEVELS_TEXT = f"n4_levels is {N4_LEVELS[0]} to {N4_LEVELS[-1]}"
 STEPS = ("reorient", "brain_extraction", "register", "n4", "zscore", "crop")
@@ -109,7 +109,8 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Descriptor:
-    """One model. ``channels`` are modalities in the network's order; ``inputs`` the accepted sets.
+    """One model. ``channels`` (``models.channels``) are in the network's order; ``inputs`` are the
+    accepted sets of modalities.
 
     A channel whose modality is missing in an accepted set is filled with zeros. ``file`` is the
     descriptor file itself, ``folder`` the model folder beside it. ``purpose`` is what the model
@@ -264,17 +265,18 @@ def _check(model: Descriptor, path: Path) -> None:
 
 
 def _check_channels(model: Descriptor, path: Path) -> None:
-    known = model.purpose == "brain" or set(model.channels) <= set(MODALITIES)
+    known = model.purpose == "brain" or set(model.channels) <= set(CHANNELS)
     different = len(set(model.channels)) == len(model.channels)
+    images = set(modalities_of(model.channels))
     _require(
         bool(model.channels) and known and different,
         path,
-        f"channels must be different ones among {MODALITIES}",
+        f"channels must be different ones among {CHANNELS}",
     )
     _require(
-        bool(model.inputs) and all(set(i) <= set(model.channels) and i for i in model.inputs),
+        bool(model.inputs) and all(i and set(i) <= images for i in model.inputs),
         path,
-        "inputs must be non-empty sets of its channels",
+        "inputs must be non-empty sets of the modalities of its channels",
     )
 
 
@@ -396,7 +398,7 @@ def find(model: str, models_dir: Path | None = None) -> Descriptor:
 def _rank(model: Descriptor, modalities: tuple[str, ...]) -> tuple[int, bool, bool, str]:
     """Order of preference: uses more of the session, real lesions, no channel empty, newer."""
     used = len(accepted(model, modalities))
-    return used, not model.synthetic, used == len(model.channels), model.version
+    return used, not model.synthetic, used == len(modalities_of(model.channels)), model.version
 
 
 def _is_candidate(model: Descriptor, modalities: tuple[str, ...]) -> bool:

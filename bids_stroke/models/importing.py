@@ -9,13 +9,8 @@ from typing import Any
 from bids_stroke.core.files import read_json
 from bids_stroke.errors import InputMissing, UnusableData, UsageError
 from bids_stroke.models import archives, descriptor, store, v1
-from bids_stroke.models.descriptor import (
-    MODALITIES,
-    Descriptor,
-    Inference,
-    OperatingPoint,
-    Preprocessing,
-)
+from bids_stroke.models.channels import CHANNELS, MODALITIES, modalities_of
+from bids_stroke.models.descriptor import Descriptor, Inference, OperatingPoint, Preprocessing
 
 STEPS = ("reorient", "brain_extraction", "register", "n4")
 _UNKNOWN = "Unknown: ask its authors."
@@ -150,7 +145,9 @@ def _task(folder: Path) -> str:
 
 
 def modality(name: str) -> str:
-    """Our name of a channel that a dataset calls ``name``, or nothing: T1w, FLAIR."""
+    """Our name of a channel that a dataset calls ``name``, or nothing: T1w, FLAIR, T1w-mirrored."""
+    if name in CHANNELS:
+        return name
     word = re.sub(r"[^a-z0-9]", "", name.lower())
     if "flair" in word:
         return "FLAIR"
@@ -173,10 +170,10 @@ def _draft(found: Found, wishes: Wishes) -> Descriptor:
             f"The channels of {found.folder} are called {', '.join(found.channels)}: say which is "
             f"which by --channels, in this order, as in --channels {','.join(MODALITIES)}."
         )
-    if len(channels) > 1 and not wishes.reference:
+    if len(modalities_of(channels)) > 1 and not wishes.reference:
         raise UsageError(
             "Say by --reference on which image's grid the network was trained: "
-            f"{' or '.join(channels)}."
+            f"{' or '.join(modalities_of(channels))}."
         )
     inference = Inference(
         folds=wishes.folds,
@@ -197,7 +194,7 @@ def _draft(found: Found, wishes: Wishes) -> Descriptor:
             format="nnunetv2",
             folder="",
             channels=channels,
-            inputs=wishes.inputs or (channels,),
+            inputs=wishes.inputs or (modalities_of(channels),),
             preprocessing=_preprocessing(wishes, channels),
             inference=inference,
             operating_point=_operating_point(
@@ -209,7 +206,8 @@ def _draft(found: Found, wishes: Wishes) -> Descriptor:
 
 
 def _preprocessing(wishes: Wishes, channels: Sequence[str]) -> Preprocessing:
-    asked = Preprocessing(steps=wishes.steps or STEPS, reference=wishes.reference or channels[0])
+    reference = wishes.reference or modalities_of(channels)[0]
+    asked = Preprocessing(steps=wishes.steps or STEPS, reference=reference)
     return asked if wishes.n4_levels is None else replace(asked, n4_levels=wishes.n4_levels)
 
 

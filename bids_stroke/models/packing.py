@@ -8,6 +8,7 @@ from typing import Any
 
 from bids_stroke.core.files import sha256, write_json, write_text
 from bids_stroke.models import descriptor
+from bids_stroke.models.channels import modalities_of
 from bids_stroke.models.descriptor import Descriptor, Inference, ModelFile, OperatingPoint
 from bids_stroke.models.recipe import Recipe
 from bids_stroke.models.run_trainer import FINAL
@@ -44,7 +45,7 @@ def draft(recipe: Recipe, facts: Facts, point: OperatingPoint, file: Path) -> De
         format="nnunetv2",
         folder=facts.name,
         channels=recipe.channels,
-        inputs=recipe.inputs or (recipe.channels,),
+        inputs=recipe.inputs or (modalities_of(recipe.channels),),
         preprocessing=recipe.preprocessing,
         operating_point=point,
         inference=Inference(

@@ -25,6 +25,7 @@ from torch import nn
 from bids_stroke.core.files import read_json
 from bids_stroke.errors import UnusableData
 from bids_stroke.models import preparation, windows
+from bids_stroke.models.channels import with_mirrored
 from bids_stroke.models.descriptor import Descriptor
 from bids_stroke.models.executors import LOGGER, Executor, executor
 from bids_stroke.models.members import available_folds as available_folds
@@ -305,20 +306,22 @@ def predict(
     """Lesion probability [x, y, z] as float32 in [0, 1], on the grid of the input images.
 
     ``channels`` are images [x, y, z] in RAS by modality, background exactly 0, on one grid with
-    ``spacing`` (mm along x, y, z). A channel of the model whose modality is not given is filled
-    with zeros. ``tta`` switches mirroring on or off; None takes the descriptor's axes. With a
-    ``brain`` mask on the same grid, for images of whole heads, the map is valid in it only.
+    ``spacing`` (mm along x, y, z). A mirrored channel is made where it is not given; any other
+    channel of the model that is not given is filled with zeros. ``tta`` switches mirroring on or
+    off; None takes the descriptor's axes. With a ``brain`` mask on the same grid, for images of
+    whole heads, the map is valid in it only.
     A list given as ``members`` is filled with the maps of the folds or, with one fold, of the
     mirrored copies, where there are two or more.
     Raises UnusableData for images without a brain and for a network that gives NaN.
     Source: nnU-Net v2 (Isensee et al. 2021), whose preprocessing and resampling are followed.
     """
     model = predictor.descriptor
-    first = next(iter(channels.values()))
-    empty = np.zeros(first.shape, dtype=np.float32)
-    stack = np.stack([channels.get(m, empty) for m in model.channels]).astype(np.float32)
-    if not stack.any():
+    given = [channels[name] for name in model.channels if name in channels]
+    if not any(image.any() for image in given) or (brain is not None and not brain.any()):
         raise UnusableData("No brain was left in the images after preprocessing: look at the mask.")
+    seen = with_mirrored(channels, model.channels, brain, spacing)
+    empty = np.zeros(given[0].shape, dtype=np.float32)
+    stack = np.stack([seen.get(name, empty) for name in model.channels]).astype(np.float32)
     case = preparation.prepare(stack, spacing, brain, predictor.plans, predictor.configuration)
     values = member_logits(
         predictor,

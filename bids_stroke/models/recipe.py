@@ -15,7 +15,8 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from bids_stroke import data
 from bids_stroke.errors import InputMissing, UsageError
-from bids_stroke.models.descriptor import MODALITIES, N4_LEVELS, N4_LEVELS_TEXT, Preprocessing
+from bids_stroke.models.channels import CHANNELS
+from bids_stroke.models.descriptor import N4_LEVELS, N4_LEVELS_TEXT, Preprocessing
 
 PLANS_KEY = "bids_stroke"
 STAGE_SECTIONS = ("plan", "optimiser", "schedule", "augmentation", "loss", "patches", "cases")
@@ -223,10 +224,11 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A way to train. ``channels`` are modalities in the network's order; ``inputs`` the sets of
-    modalities that the model will accept (empty: all channels). ``pretrained`` is a model by name
-    or path; ``pretrained_required`` says that the recipe makes no sense without. ``samples`` are
-    settings of ``models.sampling`` for a network that is trained on painted lesions.
+    """A way to train. ``channels`` (``models.channels``) are in the network's order; ``inputs`` are
+    the sets of modalities that the model will accept (empty: all that channels are made of).
+    ``pretrained`` is a model by name or path; ``pretrained_required`` says that the recipe makes no
+    sense without. ``samples`` are settings of ``models.sampling`` for a network that is trained on
+    painted lesions.
     """
 
     name: str
@@ -425,8 +427,8 @@ def _check(recipe: Recipe, where: str) -> None:
     _require(bool(recipe.stages), f"{where} has no stage")
     for channels in (recipe.channels, *(s.channels for s in recipe.stages if s.channels)):
         _require(
-            set(channels) <= set(MODALITIES) and 0 < len(channels) == len(set(channels)),
-            f"{where}: channels must be of {', '.join(MODALITIES)}",
+            set(channels) <= set(CHANNELS) and 0 < len(channels) == len(set(channels)),
+            f"{where}: channels must be different ones of {', '.join(CHANNELS)}",
         )
     names = [stage.name for stage in recipe.stages]
     _require(len(set(names)) == len(names), f"{where}: two stages have one name")

@@ -21,12 +21,14 @@ from torch.utils.data import IterableDataset
 from bids_stroke.core import fields, synthesis
 from bids_stroke.core.bias import n4
 from bids_stroke.core.geometry import BESIDE_BRAIN_VOX, bounding_box
+from bids_stroke.models.channels import MIRRORED, MODALITIES
 
 IGNORE = 2
 VISIBLE = 0.4  # standard deviations of the brain
 THICKEST_MM = 6.0
 BORDER_MM = 5.0
-MODALITIES = ("T1w", "FLAIR")
+PLANE_OFF_DEG, PLANE_OFF_MM = 1.0, 1.05
+"""By how much a midsagittal plane is off that is looked for in an image (standard deviations)."""
 VOLUMES = ("t1w", "flair", "csf", "gm", "wm", "brain", "ignore", "ventricle")
 Float3D = NDArray[np.float32]
 Patches = dict[str, Float3D]
@@ -161,7 +163,8 @@ class Sampler:
         image = scanned(painted, brain, channels, self.recipe, scanner)
         without = scanned(healthy, brain, channels, self.recipe, scanner) if soft else image
         label = _label(soft, np.abs(image - without), patches["ignore"], brain)
-        kept = image[[MODALITIES.index(name) for name in self.recipe.channels]]
+        made = self._mirrored(dict(zip(MODALITIES, image, strict=True)), points, anatomy, rng)
+        kept = np.stack([made[name] for name in self.recipe.channels])
         return np.ascontiguousarray(kept.transpose(0, 3, 2, 1)), label.transpose(2, 1, 0).copy()
 
     def _channels(self, rng: np.random.Generator) -> tuple[str, ...]:
@@ -268,6 +271,22 @@ class Sampler:
         wider = rng.uniform(*self.recipe.wider_mm) / self.recipe.grid
         return towards_fluid(points, self._slopes[anatomy.name], wider)
 
+    def _mirrored(
+        self, images: Patches, points: Float3D, anatomy: Anatomy, rng: np.random.Generator
+    ) -> Patches:
+        """The images, and the mirrored ones among the channels: by a plane about the anatomy's."""
+        asked = [name for name in self.recipe.channels if name in MIRRORED]
+        if not asked:
+            return images
+        slightly = moved_slightly(images["T1w"].shape, self.recipe.spacing, rng)
+        matrix = reflection_of(points, anatomy.volumes.shape[1]) @ slightly
+        mirrored = {}
+        for name in asked:
+            image = images[MIRRORED[name]]
+            there = ndimage.affine_transform(image, matrix[:3, :3], matrix[:3, 3], order=1)
+            mirrored[name] = np.where(image != 0, there, np.float32(0))
+        return {**images, **mirrored}
+
     def _images(self, anatomy: Anatomy, patches: Patches, rng: np.random.Generator) -> Patches:
         """Both modalities, about 0..1: the scan, a contrast made of tissues, or a mixture."""
         brain = patches["brain"] > 0.5
@@ -343,6 +362,35 @@ def pull(volumes: torch.Tensor, points: Float3D) -> Float3D:
 def pulled(lesion: Placed, points: Float3D) -> Float3D:
     """Soft mask of a lesion at points (3, x, y, z) in voxels of its anatomy."""
     return pull(torch.from_numpy(lesion.mask)[None], points - at_each(lesion.start))[0]
+
+
+def reflection_of(points: Float3D, width: int) -> NDArray[np.float64]:
+    """Reflection (4 x 4) among a patch's voxels at the middle of an anatomy that is so many wide.
+
+    ``points`` (3, x, y, z) is where the patch looks in the anatomy; their best affine counts.
+    """
+    coarse = points[:, ::8, ::8, ::8]
+    voxels = 8.0 * np.indices(coarse.shape[1:]).reshape(3, -1).T
+    solved = np.linalg.lstsq(
+        np.c_[voxels, np.ones(len(voxels))], coarse.reshape(3, -1).T, rcond=None
+    )[0]
+    to_anatomy = np.eye(4)
+    to_anatomy[:3] = solved.T
+    flip = np.diag([-1.0, 1, 1, 1])
+    flip[0, 3] = width - 1
+    return np.asarray(np.linalg.inv(to_anatomy) @ flip @ to_anatomy)
+
+
+def moved_slightly(
+    shape: Sequence[int], spacing: float, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """A rigid motion (4 x 4) of a patch's voxels of ``spacing`` mm, about its centre."""
+    centre = (np.array(shape) - 1) / 2
+    matrix = np.eye(4)
+    turn = Rotation.from_euler("xyz", rng.normal(0, PLANE_OFF_DEG, 3), degrees=True)
+    matrix[:3, :3] = turn.as_matrix()
+    matrix[:3, 3] = centre - matrix[:3, :3] @ centre + rng.normal(0, PLANE_OFF_MM, 3) / spacing
+    return matrix
 
 
 def fluid_slope(csf: Float3D, grid: float) -> Float3D:

@@ -17,7 +17,8 @@ from torch.nn import functional
 
 from bids_stroke.core.files import write_json
 from bids_stroke.models.architecture import plain_conv_unet
-from bids_stroke.models.sampling import IGNORE, MODALITIES
+from bids_stroke.models.channels import MODALITIES
+from bids_stroke.models.sampling import IGNORE
 from bids_stroke.models.torchvision_shim import ensure_torchvision
 from bids_stroke.models.weights import save_checkpoint
 

@@ -11,6 +11,7 @@ from bids_stroke.interfaces.ensembles import CombineModels, MemberAgreement
 from bids_stroke.interfaces.lesiongnb import PredictLesionGnb
 from bids_stroke.interfaces.lesions import ProbabilityToNative, SegmentLesions
 from bids_stroke.interfaces.nnunet import PredictLesions
+from bids_stroke.models.channels import MIRRORED
 from bids_stroke.models.descriptor import Descriptor, OperatingPoint, accepted
 from bids_stroke.models.ensemble import Ensemble, models_of, network_suffix, preprocessings
 from bids_stroke.models.members import members_of
@@ -326,8 +327,16 @@ def _describe_model(model: Descriptor, modalities: Sequence[str], tta: bool | No
             "two features of missing and abnormal tissue, and Gaussian naive Bayes. "
         )
     mirrored = tta if tta is not None else bool(model.inference.mirror_axes)
+    images = accepted(model, modalities)
+    turned = [image for name, image in MIRRORED.items() if name in model.channels]
+    beside = "".join(
+        f"Beside the {image} it saw its mirror image by the midsagittal plane, which was looked for "
+        "as the one at which the brain is most like itself [@midsagittal]. "
+        for image in turned
+        if image in images
+    )
     return (
-        f"Lesions were segmented on {' and '.join(accepted(model, modalities))} by the nnU-Net "
+        f"Lesions were segmented on {' and '.join(images)} by the nnU-Net "
         f"[@nnunet] model *{model.name}* {about}, {'with' if mirrored else 'without'} test-time "
-        "mirroring. "
+        f"mirroring. {beside}"
     )

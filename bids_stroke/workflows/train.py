@@ -114,6 +114,7 @@ def _init_case_wf(
             participant=f"sub-{pair.subject}",
             session=f"ses-{pair.session}" if pair.session else "",
             group=group,
+            channels=list(recipe.channels),
         ),
         name="case",
         mem_gb=1.0,

@@ -11,8 +11,9 @@ from bids_stroke import config as cfg
 from bids_stroke.cli import run, train, train_plan
 from bids_stroke.core.files import load_image
 from bids_stroke.errors import InputMissing, NothingSelected, UsageError
+from bids_stroke.models import descriptor
 from bids_stroke.models.dataset import Case, Places, write_splits
-from bids_stroke.models.recipe import Recipe, plain
+from bids_stroke.models.recipe import Recipe, Stage, plain
 from tests.tiny_model import write_model
 from tests.training_data import ball, tiny_recipe, write_dataset
 
@@ -363,3 +364,19 @@ def test_a_whole_training_leaves_a_model_that_participant_runs(dataset, tmp_path
     both = np.asarray(found.dataobj) * np.asarray(truth.dataobj)
     assert 2 * both.sum() / (found.get_fdata().sum() + truth.get_fdata().sum()) > 0.4
     assert run.main(given) == 0  # nothing is left to do, and nothing is done twice
+
+
+@pytest.mark.slow
+def test_a_network_is_trained_on_a_t1w_and_its_mirror_image(dataset, tmp_path):
+    recipe = replace(tiny_recipe(), channels=("T1w", "T1w-mirrored"), inputs=(), stages=(Stage(),))
+    path = _written(recipe, tmp_path)
+    places = ["-w", str(tmp_path / "work"), "--brain-extraction", "skip", "--device", "cpu"]
+    places += ["--omp-nthreads", "1", "--nprocs", "2"]
+    out, arguments = tmp_path / "out", [str(dataset)]
+    given = [*arguments, str(out), "train", "--recipe", str(path), "--epochs", "2", *places]
+    assert run.main(given) == 0
+    model = descriptor.find(str(out / "sourcedata" / "nnunet" / "tiny" / "model"))
+    assert model.channels == recipe.channels and model.inputs == (("T1w",),)
+    predict = [*arguments, str(tmp_path / "pred"), "participant", "--model", str(model.file)]
+    assert run.main([*predict, *places, "--participant-label", "01"]) == 0
+    assert list((tmp_path / "pred").rglob("*_space-T1w_label-L_desc-stroke_probseg.nii.gz"))

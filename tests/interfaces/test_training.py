@@ -10,6 +10,7 @@ from bids_stroke.core import geometry
 from bids_stroke.core.files import load_image, read_json, save_image
 from bids_stroke.interfaces import training
 from bids_stroke.interfaces.training import PrepareCase
+from bids_stroke.models.channels import with_mirrored
 from bids_stroke.models.dataset import Case
 from tests.training_data import AFFINE, ball, session
 
@@ -52,6 +53,15 @@ def test_a_mask_on_the_networks_grid_is_kept_as_it_is(tmp_path, monkeypatch):
     assert tuple(case.cropped_shape) == tuple(np.ptp(np.argwhere(brain), axis=0) + 1)
     assert case.outside == 0
     assert case.contrast is not None and case.contrast > 1
+
+
+def test_a_case_brings_the_mirrored_channels_of_its_network(tmp_path, monkeypatch):
+    names = ["T1w", "T1w-mirrored"]
+    case = _prepare(tmp_path, monkeypatch, channels=names)
+    assert set(case.images) == {"T1w", "FLAIR", "T1w-mirrored"}
+    stack, spacing = case.stack(names)
+    expected = with_mirrored({"T1w": stack[0]}, names, session(1)[1], spacing)
+    assert np.array_equal(stack[1], expected["T1w-mirrored"]) and stack[1].any()
 
 
 def test_a_flipped_mask_is_noticed(tmp_path, monkeypatch):

@@ -230,6 +230,19 @@ def test_zero_still_runs_on_the_old_input(tmp_path: Path) -> None:
     assert model.inputs == (("T1w", "FLAIR"), ("T1w",))
 
 
+def test_a_model_learns_to_see_the_other_side_from_where_it_was(tmp_path: Path) -> None:
+    source = source_model(tmp_path / "source")
+    names = ("T1w", "T1w-mirrored")
+    model, report = adapt_model(source, names, tmp_path, new_channel="zero")
+    assert model.channels == names and model.inputs == (("T1w",),)
+    brain = torch.rand((20, 20, 20), generator=torch.Generator().manual_seed(1)).numpy() + 0.1
+    old, new = (
+        predictor.predict(predictor.load(m), {"T1w": brain}, (2, 2, 2)) for m in (source, model)
+    )
+    assert abs(old - new).max() < 1e-5
+    assert report.repeated == (FIRST,)
+
+
 def test_a_skeleton_gives_network_and_plans(tmp_path: Path) -> None:
     source = source_model(tmp_path / "source")
     skeleton = plans(2, 24, 1.5)

@@ -12,6 +12,7 @@ from bids_stroke.models import descriptor
 from tests.tiny_model import write_model
 
 BOTH = ("T1w", "FLAIR")
+STEPS_OF_ONE = 'steps = ["reorient", "brain_extraction", "zscore"]\nreference = "T1w"'
 
 
 def test_reads_every_field(tmp_path: Path) -> None:
@@ -41,6 +42,8 @@ def test_reads_every_field(tmp_path: Path) -> None:
         ('path = "tiny/plans.json"', 'path = "/etc/passwd"', "outside"),
         ('channels = ["T1w", "FLAIR"]', 'channels = ["DWI"]', "channels"),
         ('["FLAIR"]]', '["DWI"]]', "inputs"),
+        ('["FLAIR"]]', '["T1w-mirrored"]]', "inputs"),
+        ('channels = ["T1w", "FLAIR"]', 'channels = ["T1w", "T2w-mirrored"]', "channels"),
         ('format = "nnunetv2"', 'format = "pickle"', "format"),
         ("[inference]\n", "[inference]\nstep_size = 0", "step_size"),
         ("[inference]\n", '[inference]\ncheckpoint = "../../x.pth"', "plain name"),
@@ -265,3 +268,15 @@ def test_a_whole_head_is_not_preprocessed_further(tmp_path: Path, steps: str, fi
     else:
         with pytest.raises(UnusableData, match="whole_head allows only"):
             descriptor.load(path)
+
+
+def test_a_mirrored_channel_needs_no_image_of_its_own(tmp_path: Path) -> None:
+    """Nor is it an empty channel when models are ranked: the newer of two alike is chosen."""
+    t1w = {"inputs": (("T1w",),), "preprocessing": STEPS_OF_ONE}
+    plain = write_model(tmp_path, channels=("T1w",), **t1w)
+    newer = write_model(tmp_path / "newer", channels=("T1w", "T1w-mirrored"), **t1w)
+    text = newer.read_text().replace('name = "tiny"', 'name = "mirror"')
+    newer.write_text(text.replace('version = "1.0"', 'version = "1.1"'))
+    models = [descriptor.load(path) for path in (plain, newer)]
+    assert descriptor.accepted(models[1], ("T1w",)) == ("T1w",)
+    assert max(models, key=lambda m: descriptor._rank(m, ("T1w",))).name == "mirror"

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from bids_stroke.core.files import read_json, write_json
 from bids_stroke.errors import InputMissing, UnusableData, UsageError
 from bids_stroke.models import descriptor, predictor, v1
+from bids_stroke.models.channels import CHANNELS
 from bids_stroke.models.importing import Wishes, import_model, modality
 from tests import v1_model
 from tests.bad_models import UNPINNED
@@ -145,6 +146,13 @@ def test_a_known_model_with_other_channels_is_refused(tmp_path: Path, store: Pat
         import_model(folder, store, Wishes(known="mmstrokenet-dual"))
     with pytest.raises(UsageError, match="is not known: --as takes"):
         import_model(folder, store, Wishes(known="other"))
+
+
+def test_a_mirrored_channel_is_read_from_the_files(tmp_path: Path, store: Path) -> None:
+    folder = write_model(tmp_path, channels=("T1w", "T1w-mirrored"), inputs=(("T1w",),)).parent
+    model, _ = import_model(folder / "tiny", store, Wishes(name="mirror"))
+    assert model.channels == ("T1w", "T1w-mirrored") and model.inputs == (("T1w",),)
+    assert model.preprocessing.reference == "T1w"
 
 
 def test_what_files_do_not_tell_must_be_said(tmp_path: Path, store: Path) -> None:
@@ -292,6 +300,7 @@ def test_what_is_wrong_is_named_by_the_path_that_the_user_gave(
         ("flair", "FLAIR"),
         ("T2-FLAIR", "FLAIR"),
         ("flair_time01", "FLAIR"),
+        ("T1w-mirrored", "T1w-mirrored"),
         ("T1ce", ""),
         ("T1Gd", ""),
         ("T10", ""),
@@ -307,4 +316,4 @@ def test_names_of_channels(name: str, ours: str) -> None:
 
 @given(st.text())
 def test_any_name_is_a_modality_or_nothing(name: str) -> None:
-    assert modality(name) in ("T1w", "FLAIR", "")
+    assert modality(name) in (*CHANNELS, "")

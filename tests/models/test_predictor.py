@@ -12,6 +12,7 @@ import torch
 
 from bids_stroke.errors import UnusableData
 from bids_stroke.models import descriptor, executors, predictor
+from bids_stroke.models.channels import with_mirrored
 from bids_stroke.models.executors import Executor
 from tests.tiny_model import write_model
 
@@ -103,6 +104,17 @@ def test_channels_are_matched_by_name(tmp_path: Path) -> None:
     assert np.array_equal(
         predictor.predict(one, images, (1, 1, 1)), predictor.predict(other, swapped, (1, 1, 1))
     )
+
+
+def test_a_mirrored_channel_is_made_where_it_is_not_given(tmp_path: Path) -> None:
+    path = write_model(tmp_path, channels=("T1w", "T1w-mirrored"), inputs=(("T1w",),))
+    model, spacing = predictor.load(descriptor.load(path)), (5.0, 5.0, 6.0)
+    given = {"T1w": head()["T1w"]}
+    made = with_mirrored(given, model.descriptor.channels, None, spacing)
+    found = predictor.predict(model, given, spacing)
+    assert np.array_equal(found, predictor.predict(model, made, spacing))
+    without = {**given, "T1w-mirrored": np.zeros_like(given["T1w"])}
+    assert np.abs(found - predictor.predict(model, without, spacing)).max() > 1e-3
 
 
 def test_windows_without_brain_are_background(tmp_path: Path) -> None:

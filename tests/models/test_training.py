@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from bids_stroke.core import synthesis
 from bids_stroke.models import sampling, training
+from bids_stroke.models.channels import MODALITIES
 from bids_stroke.models.torchvision_shim import ensure_torchvision
 
 SIDE = 32
@@ -92,6 +93,51 @@ def test_a_sample_has_the_channels_of_the_network(sampler):
         assert image.any() and not two[1].any()
 
 
+def test_a_sample_has_the_mirror_image_that_a_network_asks_for(sampler, monkeypatch):
+    """The phantom is its own mirror image, but for its lesion; other channels stay as they are."""
+    monkeypatch.setattr(sampling, "PLANE_OFF_DEG", 0.0)
+    monkeypatch.setattr(sampling, "PLANE_OFF_MM", 0.0)
+    shown = replace(sampler.recipe, both_channels=0.0, t1w_only=1.0, patch=(32, 32, 32))
+    names = ("T1w", "T1w-mirrored")
+    draw = lambda names: sampling.Sampler(  # noqa: E731
+        sampler.anatomies, sampler.shapes, replace(shown, channels=names)
+    )
+    likeness = []
+    for seed in range(6):
+        image, label = draw(names).sample(np.random.default_rng(seed))
+        plain, same = draw(("T1w",)).sample(np.random.default_rng(seed))
+        np.testing.assert_array_equal(image[:1], plain)
+        np.testing.assert_array_equal(label, same)
+        brain = (image != 0).all(axis=0)
+        likeness.append(np.corrcoef(image[0][brain], image[1][brain])[0, 1])
+        assert not image[1][image[0] == 0].any()
+    assert np.median(likeness) > 0.5
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_patch_is_reflected_at_the_middle_of_its_anatomy(seed):
+    rng = np.random.default_rng(seed)
+    turned = sampling.moved_slightly((16, 20, 24), 0.1, rng)  # of up to a centimetre
+    voxels = np.indices((16, 20, 24)).reshape(3, -1)
+    points = (turned[:3, :3] @ voxels + turned[:3, 3:]).reshape(3, 16, 20, 24)
+    matrix = sampling.reflection_of(points.astype(np.float32), 33)
+    np.testing.assert_allclose(matrix @ matrix, np.eye(4), atol=1e-4)
+    there = matrix[:3, :3] @ voxels + matrix[:3, 3:]
+    seen, before = (turned[:3, :3] @ v + turned[:3, 3:] for v in (there, voxels))
+    np.testing.assert_allclose(seen[0], 32 - before[0], atol=1e-3)
+    np.testing.assert_allclose(seen[1:], before[1:], atol=1e-3)
+
+
+def test_a_plane_is_off_by_a_degree_and_a_millimetre():
+    rng = np.random.default_rng(1)
+    moves = [sampling.moved_slightly((31, 31, 31), 1.5, rng) for _ in range(400)]
+    centre = np.full(3, 15.0)
+    shifts = np.array([m[:3, :3] @ centre + m[:3, 3] - centre for m in moves])
+    turns = [np.degrees(np.arccos(np.clip((np.trace(m[:3, :3]) - 1) / 2, -1, 1))) for m in moves]
+    assert shifts.std() * 1.5 == pytest.approx(sampling.PLANE_OFF_MM, rel=0.1)
+    assert np.sqrt(np.mean(np.square(turns)) / 3) == pytest.approx(sampling.PLANE_OFF_DEG, rel=0.1)
+
+
 def test_a_flair_is_mostly_a_real_one(sampler):
     (own,) = sampler.anatomies
     drawn = sampling.Sampler([own, replace(own, has_flair=False)], [], sampler.recipe)
@@ -128,9 +174,9 @@ def test_some_lesions_leave_the_t1w_as_it_is(sampler, share):
     )
     brain = np.ones((16, 16, 16), bool)
     rng = np.random.default_rng(1)
-    images = {m: rng.uniform(0.2, 1.0, brain.shape).astype(np.float32) for m in sampling.MODALITIES}
+    images = {m: rng.uniform(0.2, 1.0, brain.shape).astype(np.float32) for m in MODALITIES}
     lesion = np.pad(np.ones((4, 4, 4), np.float32), 6)
-    painted = drawn._paint(images, [lesion], brain, sampling.MODALITIES, rng)
+    painted = drawn._paint(images, [lesion], brain, MODALITIES, rng)
     assert (painted["FLAIR"] != images["FLAIR"]).any()
     assert (painted["T1w"] == images["T1w"]).all() == bool(share)
     alone = drawn._paint(images, [lesion], brain, ("T1w",), rng)
@@ -177,7 +223,7 @@ def test_n4_spans_the_brain_or_the_window(sampler, monkeypatch):
         sampling, "n4", lambda image, mask, *a, **k: seen.append((image.shape, mask.sum())) or image
     )
     brain = np.pad(np.ones((10, 10, 10), bool), 8)
-    images = {name: brain.astype(np.float32) for name in sampling.MODALITIES}
+    images = {name: brain.astype(np.float32) for name in MODALITIES}
     for box in (False, True):
         recipe = replace(sampler.recipe, n4=1.0, n4_box=box)
         sampling.scanned(images, brain, ("T1w",), recipe, 3)
@@ -308,7 +354,7 @@ def test_n4_takes_the_bias_off_a_sample():
     x = np.indices(brain.shape)[0]
     tissue = np.where(np.indices(brain.shape)[1] // 6 % 2, 0.5, 0.9)
     lit = (tissue * (1 + 0.6 * x / 47)).astype(np.float32)
-    images = dict.fromkeys(sampling.MODALITIES, lit)
+    images = dict.fromkeys(MODALITIES, lit)
     recipe = sampling.Recipe(spacing=6.0, brain_ml=(30.0, 45.0))
 
     def between_ends(share):

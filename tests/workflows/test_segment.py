@@ -1,5 +1,6 @@
 """The segmentation graph, from network images to results on native grids."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -107,3 +108,11 @@ def test_methods_text_tells_what_is_run(tmp_path: Path) -> None:
     assert "with test-time mirroring" in text
     assert "under 10 mm³" in text
     assert "random weights" in text
+    assert "mirror image" not in text
+    seeing = replace(model, channels=("T1w", "FLAIR", "T1w-mirrored"))
+    assert "Beside the T1w it saw its mirror image" in describe_segmentation(
+        seeing, ("T1w", "FLAIR"), model.operating_point, tta=None
+    )
+    assert "mirror image" not in describe_segmentation(
+        seeing, ("FLAIR",), model.operating_point, tta=None
+    )
