@@ -330,8 +330,8 @@ def _describe_model(model: Descriptor, modalities: Sequence[str], tta: bool | No
     images = accepted(model, modalities)
     turned = [image for name, image in MIRRORED.items() if name in model.channels]
     beside = "".join(
-        f"Beside the {image} it saw its mirror image by the midsagittal plane, which was looked for "
-        "as the one at which the brain is most like itself [@midsagittal]. "
+        f"Beside the {image} it saw its mirror image by the midsagittal plane, taken as the plane "
+        "at which the brain is most like itself [@midsagittal]. "
         for image in turned
         if image in images
     )
