@@ -21,6 +21,7 @@ TEXTS = (
     "licence",
     "citation",
 )
+CHANNELS_HELP = "in the network's order: T1w, FLAIR, or as T1w-mirrored the mirror image of one"
 EXAMPLES = """\
 examples:
   bids_stroke-models list
@@ -89,9 +90,7 @@ def _add_import(parser: _Parser) -> None:
     parser.add_argument(
         "--checkpoint", default="", metavar="FILE", help="which checkpoint of a fold to take"
     )
-    parser.add_argument(
-        "--channels", type=_names, default=(), metavar="A,B", help="channels in network order"
-    )
+    parser.add_argument("--channels", type=_names, default=(), metavar="A,B", help=CHANNELS_HELP)
     parser.add_argument(
         "--inputs",
         type=_sets,
@@ -117,9 +116,7 @@ def _add_import(parser: _Parser) -> None:
 
 def _add_adapt(parser: _Parser) -> None:
     parser.add_argument("model", metavar="SOURCE", help="name, folder or descriptor of a model")
-    parser.add_argument(
-        "--channels", type=_names, required=True, metavar="A,B", help="channels in network order"
-    )
+    parser.add_argument("--channels", type=_names, required=True, metavar="A,B", help=CHANNELS_HELP)
     parser.add_argument(
         "--new-channel",
         choices=("mean", "zero", "copy"),

@@ -3,9 +3,13 @@
 A channel is a modality or, as ``T1w-mirrored``, the mirror image of one (``core.mirror``).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from __future__ import annotations
 
-import numpy as np
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
 
 MODALITIES = ("T1w", "FLAIR")
 MIRRORED = {f"{modality}-mirrored": modality for modality in MODALITIES}
@@ -29,7 +33,9 @@ def with_mirrored(
     mask on the same grid, not empty; None stands for what is not zero. ``spacing``: mm along x, y,
     z.
     """
-    from bids_stroke.core.mirror import mirrored  # scipy's optimizers take long to import
+    import numpy as np  # these take long to import, and who plans a run needs none of them
+
+    from bids_stroke.core.mirror import mirrored
 
     affine = np.diag([*map(float, spacing), 1.0])
     asked = {c: MIRRORED[c] for c in channels if c in MIRRORED and c not in images}
