@@ -271,7 +271,7 @@ def _check_channels(model: Descriptor, path: Path) -> None:
     _require(
         bool(model.channels) and known and different,
         path,
-        f"channels must be different ones among {CHANNELS}",
+        f"channels must be different ones of {', '.join(CHANNELS)}",
     )
     _require(
         bool(model.inputs) and all(i and set(i) <= images for i in model.inputs),

@@ -55,7 +55,7 @@ def test_validation_keeps_its_share_of_an_epoch(iterations: int, validation: int
         ({"optimiser": {"rate": 1}}, "unknown key 'rate'"),
         ({"optimiser": {"name": "lion"}}, "optimiser.name is one of"),
         ({"optimiser": {"learning_rate": "fast"}}, "must be of type float"),
-        ({"channels": ["T2w"]}, "channels must be of"),
+        ({"channels": ["T2w"]}, "channels must be different ones of T1w"),
         ({"stages": []}, "has no stage"),
         ({"stages": [{"name": "a"}, {"name": "a"}]}, "two stages have one name"),
         ({"stages": [{"schedule": {"epoch": 1}}]}, "unknown key 'epoch'"),
